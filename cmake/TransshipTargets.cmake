@@ -1,0 +1,36 @@
+# Every layer is one static library `ts_<layer>`; its tests are one binary `<layer>_test` of label `unit`.
+
+set(TS_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND TS_WARNINGS -Wthread-safety)
+endif()
+
+# ts_layer(NAME SOURCES… DEPENDS…): DEPENDS are libraries, ours (ts_base) or imported ones.
+function(ts_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(ts_${name} STATIC ${ARG_SOURCES})
+  target_include_directories(ts_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(ts_${name} PUBLIC ${ARG_DEPENDS})
+  target_compile_options(ts_${name} PRIVATE ${TS_WARNINGS})
+endfunction()
+
+# ts_program(NAME SOURCES… DEPENDS…)
+function(ts_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS})
+  target_compile_options(${name} PRIVATE ${TS_WARNINGS})
+  install(TARGETS ${name} RUNTIME DESTINATION bin)
+endfunction()
+
+# ts_unit_test(LAYER SOURCES… [DEPENDS…]): no root, no network, no sleeping; quick.
+function(ts_unit_test layer)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${layer}_test ${ARG_SOURCES})
+  target_include_directories(${layer}_test PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(${layer}_test PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_options(${layer}_test PRIVATE ${TS_WARNINGS})
+  target_compile_definitions(${layer}_test PRIVATE TS_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  gtest_discover_tests(${layer}_test TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 60)
+endfunction()

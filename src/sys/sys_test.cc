@@ -1,0 +1,91 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "sys/cgroup.h"
+#include "sys/file.h"
+#include "sys/process.h"
+
+namespace transship::sys {
+namespace {
+
+using testing::HasSubstr;
+
+class SysTest : public testing::Test {
+ protected:
+  SysTest() {
+    std::string pattern = testing::TempDir() + "/sysXXXXXX";
+    dir_ = ::mkdtemp(pattern.data());
+  }
+  ~SysTest() override { (void)remove_tree(dir_); }
+  std::string dir_;
+};
+
+TEST_F(SysTest, RunGivesOutputAndCode) {
+  auto r = run({.argv = {"sh", "-c", "cat; echo oops >&2; exit 3"}, .input = "hello"});
+  ASSERT_TRUE(r);
+  EXPECT_EQ(r->out, "hello");
+  EXPECT_EQ(r->err, "oops\n");
+  EXPECT_EQ(r->exit_code, 3);
+}
+
+TEST_F(SysTest, RunOkQuotesStderr) {
+  auto r = run_ok({.argv = {"sh", "-c", "echo no room >&2; exit 1"}});
+  ASSERT_FALSE(r);
+  EXPECT_THAT(r.error().message(), HasSubstr("no room"));
+}
+
+TEST_F(SysTest, RunKillsAtTheDeadline) {
+  auto r = run({.argv = {"sh", "-c", "sleep 30 & wait"}, .deadline = Deadline::in(milliseconds(50))});
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().code(), Errc::kTimeout);
+}
+
+TEST_F(SysTest, MissingProgramIsSaidAtOnce) {
+  auto r = run({.argv = {"/no/such/program"}});
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().code(), Errc::kNotFound);
+  EXPECT_THAT(r.error().message(), HasSubstr("/no/such/program"));
+}
+
+TEST_F(SysTest, ChildIsKilledWhenDropped) {
+  pid_t pid = -1;
+  {
+    auto child = Child::spawn({.argv = {"sleep", "30"}});
+    ASSERT_TRUE(child);
+    pid = child->pid();
+    EXPECT_FALSE(process_ended(pid));
+    EXPECT_TRUE(start_time(pid));
+  }
+  EXPECT_TRUE(process_ended(pid));
+}
+
+TEST_F(SysTest, FilesAreWrittenWholeOrNotAtAll) {
+  std::string path = dir_ + "/a";
+  ASSERT_TRUE(write_file_atomic(path, "one"));
+  ASSERT_TRUE(write_file_atomic(path, "two"));
+  EXPECT_EQ(*read_file(path), "two");
+  EXPECT_FALSE(read_file(path, 2));
+  EXPECT_FALSE(write_file_atomic(dir_ + "/none/a", "x"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir_), {}), 1);
+}
+
+TEST_F(SysTest, Meminfo) {
+  ASSERT_TRUE(write_file_atomic(dir_ + "/m", "MemTotal:  100 kB\nMemAvailable:     10 kB\n"));
+  EXPECT_EQ(*memory_available(dir_ + "/m"), 10240U);
+  EXPECT_EQ(*memory_total(dir_ + "/m"), 102400U);
+}
+
+TEST_F(SysTest, FindsCgroup2InMountinfo) {
+  ASSERT_TRUE(write_file_atomic(dir_ + "/i",
+                                "30 20 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+                                "40 20 0:36 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"));
+  EXPECT_EQ(*cgroup2_mount(dir_ + "/i"), "/sys/fs/cgroup/unified");
+  ASSERT_TRUE(write_file_atomic(dir_ + "/j", "30 20 0:26 / / rw - ext4 /dev/vda rw\n"));
+  EXPECT_EQ(cgroup2_mount(dir_ + "/j").error().code(), Errc::kKernelFeatureMissing);
+}
+
+}  // namespace
+}  // namespace transship::sys
