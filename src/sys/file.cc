@@ -94,14 +94,17 @@ Result<TmpfsMount> TmpfsMount::create(const std::string& path, uint64_t size_byt
 
 TmpfsMount& TmpfsMount::operator=(TmpfsMount&& other) noexcept {
   if (this == &other) return *this;
-  if (!path_.empty()) {
-    (void)::umount2(path_.c_str(), MNT_DETACH);
-    (void)::rmdir(path_.c_str());
-  }
+  unmount();
   path_ = std::exchange(other.path_, {});
   return *this;
 }
 
-TmpfsMount::~TmpfsMount() { *this = TmpfsMount(); }
+TmpfsMount::~TmpfsMount() { unmount(); }
+
+void TmpfsMount::unmount() noexcept {
+  if (path_.empty()) return;
+  (void)::umount2(path_.c_str(), MNT_DETACH);
+  (void)::rmdir(path_.c_str());
+}
 
 }  // namespace transship::sys

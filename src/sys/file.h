@@ -42,6 +42,7 @@ class TmpfsMount {
   const std::string& path() const { return path_; }
 
  private:
+  void unmount() noexcept;
   std::string path_;
 };
 

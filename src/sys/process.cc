@@ -103,17 +103,21 @@ struct Streams {
 
 Child& Child::operator=(Child&& other) noexcept {
   if (this == &other) return *this;
-  if (pid_ > 0) {
-    kill(SIGKILL);
-    (void)wait(Deadline::in(milliseconds(5000)));
-  }
+  end();
   pid_ = std::exchange(other.pid_, -1);
   group_ = other.group_;
   pidfd_ = std::move(other.pidfd_);
   return *this;
 }
 
-Child::~Child() { *this = Child(); }
+Child::~Child() { end(); }
+
+void Child::end() noexcept {
+  if (pid_ <= 0) return;
+  kill(SIGKILL);
+  (void)wait(Deadline::in(milliseconds(5000)));
+  pid_ = -1;
+}
 
 Result<Child> Child::spawn(const Options& options) {
   TS_CHECK(!options.argv.empty());

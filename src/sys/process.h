@@ -57,6 +57,7 @@ class Child {
   void kill(int signal);
 
  private:
+  void end() noexcept;
   pid_t pid_ = -1;
   bool group_ = false;
   Fd pidfd_;
