@@ -1,0 +1,158 @@
+// The engines that own containers. Transship asks them, and never goes behind their back for what they can do.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/result.h"
+
+namespace transship::engine {
+
+struct Address {
+  std::string network;    // the engine's name of it
+  std::string ip;         // without prefix length; IPv4 or IPv6
+  unsigned prefix = 0;
+  std::string mac;
+  std::string interface;  // inside the container
+  std::string gateway;
+};
+
+struct HostPort {
+  std::string host_ip;  // empty: every address
+  uint16_t host_port = 0;
+  uint16_t container_port = 0;
+  std::string protocol;  // "tcp", "udp", "sctp"
+};
+
+struct Mount {
+  std::string type;         // "bind", "volume", "tmpfs", "image"
+  std::string source;       // on the host
+  std::string destination;  // in the container
+  std::string volume;       // name, for "volume"
+  bool writable = true;
+};
+
+// One row of `ps`.
+struct Summary {
+  std::string engine;
+  std::string id;
+  std::string name;
+  std::string image;
+  std::string state;  // the engine's word: "running", "paused", "exited", "created"
+  pid_t pid = 0;
+};
+
+// Everything a move needs to know about one container. A value: true when it was read, nothing more.
+struct Container {
+  std::string engine;        // "podman", "runc"
+  std::string id;            // full
+  std::string name;
+  std::string state;
+  pid_t pid = 0;             // of its first process, in the host's pid namespace; 0 when not running
+  std::string bundle;        // directory with the config.json that the OCI runtime got
+  std::string runtime;       // "runc", "crun", path
+  std::string rootfs;        // as mounted now
+  std::string upper_dir;     // difference from the image; empty where the engine has no overlay (see `rootfs_kind`)
+  std::string rootfs_kind;   // "overlay"; "plain" = a directory that is the whole root (runc bundles)
+  std::string image;         // as the user named it; empty for runc bundles
+  std::string image_id;      // digest of its configuration, "sha256:…" or bare hex as the engine has it
+  std::string image_digest;  // digest of its manifest
+  std::vector<std::string> image_layers;  // diff ids, lowest first
+  uint64_t image_bytes = 0;
+  std::vector<Address> addresses;
+  std::vector<HostPort> host_ports;
+  std::vector<Mount> mounts;      // what the user asked for; not the engine's own (/etc/hosts, /dev/shm…)
+  std::vector<std::string> managed_files;  // the engine's own bind mounts: destinations that each engine makes anew
+  std::string network_mode;       // "bridge", "host", "none", "container:ID", …
+  std::string restart_policy;     // "no", "always", "on-failure:3", "unless-stopped"
+  bool auto_remove = false;
+  bool terminal = false;
+  bool privileged = false;
+  std::string pod;                // id when in a pod
+  uint64_t memory_limit = 0;      // bytes, 0: none
+  std::string cgroup_parent;
+  // What the same kind of engine on another node needs to create the same container: the engine's own JSON, opaque to
+  // everyone else. Contains environment values: never logged.
+  std::string spec;
+};
+
+// A container that exists on the destination and has not been started.
+struct Staged {
+  std::string id;
+  std::string upper_dir;    // where the root file system difference goes ("overlay")
+  std::string rootfs;       // where the whole root goes ("plain")
+  std::string rootfs_kind;
+};
+
+// What stands in the way of creating `Container` here; one row each. The plan turns them into verdicts.
+struct Conflict {
+  std::string check;   // "name", "host-port", "network", "address", "runtime", "storage-driver"
+  std::string found;
+  std::string remedy;
+};
+
+// Thread-safe: every call is a request of its own to the engine. Every call ends within its deadline (30 s where no
+// deadline is a parameter). Errors: kNotFound (no such container), kUnavailable (engine not there: says which socket or
+// program, and how to start it), kTimeout.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const = 0;
+  // "podman 5.4.2"; fails when the engine is not usable.
+  virtual Result<std::string> version() = 0;
+  // Running ones, or all.
+  virtual Result<std::vector<Summary>> list(bool all) = 0;
+  // By name or id (unambiguous prefix is fine where the engine takes it).
+  virtual Result<Container> inspect(const std::string& name) = 0;
+
+  // ---- source
+  // From here on the engine does not start it again by itself when its tasks end. Returns what release_restarts needs.
+  virtual Result<std::string> hold_restarts(const std::string& id) = 0;
+  virtual Result<> release_restarts(const std::string& id, const std::string& held) = 0;
+  // After the commit: its tasks are dead. Waits until the engine has noticed, then removes it with everything that
+  // belongs to it alone; with `keep` it stays, stopped, and never restarts by itself. Idempotent.
+  virtual Result<> forget(const std::string& id, bool keep, Deadline deadline) = 0;
+
+  // ---- destination
+  virtual Result<std::vector<Conflict>> conflicts(const Container& wanted) = 0;
+  // Is the image here (by configuration digest)? Then nothing needs to be pulled.
+  virtual Result<bool> has_image(const Container& wanted) = 0;
+  // Pulls by digest from the registry in its name. kNotFound/kUnavailable when the registry cannot serve it.
+  virtual Result<> pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
+  // Creates it: same name, image, environment, mounts, ports, labels, limits, address; runtime transship; no restart
+  // policy yet (see finish). Nothing runs. On failure nothing is left.
+  virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
+  // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when the
+  // gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
+  virtual Result<> start(const std::string& id, Deadline deadline) = 0;
+  // After the commit: restart policy as it was on the source.
+  virtual Result<> finish(const std::string& id, const Container& wanted) = 0;
+  // Kills and removes it, whatever its state; gone already is fine.
+  virtual Result<> discard(const std::string& id, Deadline deadline) = 0;
+};
+
+// `socket`: Podman's API, e.g. /run/podman/podman.sock. When nothing listens there and `program` is not empty, the
+// service is started on a socket of our own below `run_dir` and ended with the engine object.
+struct PodmanOptions {
+  std::string socket = "/run/podman/podman.sock";
+  std::string program = "podman";
+  std::string run_dir = "/run/transship";
+  std::string runtime = "/usr/bin/transship-runtime";  // what containers that moved here run under
+};
+Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options);
+
+// Plain bundles. `root`: runc's state directory. Bundles that arrive are put below `bundles_dir`.
+struct RuncOptions {
+  std::string program = "runc";
+  std::string root = "/run/runc";
+  std::string bundles_dir = "/var/lib/transship/bundles";
+  std::string runtime = "/usr/bin/transship-runtime";
+};
+Result<std::unique_ptr<Engine>> make_runc_engine(const RuncOptions& options);
+
+}  // namespace transship::engine
