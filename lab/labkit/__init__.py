@@ -1,0 +1,1 @@
+"""The lab: hosts made of namespaces, joined by a router."""

@@ -1,0 +1,61 @@
+"""The commands that change or describe a lab."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import deploy as deploying
+from . import lifecycle, routes, state, status
+from .cli import load_lab
+from .errors import LabError
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab.py", description="Hosts made of namespaces, joined by a router.")
+    parser.add_argument("--name", metavar="LAB", help="which lab (default: lab); several can be up at once")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="bring the lab up")
+    up.add_argument("--rate", default="", help="shape every host's link, for example 1gbit")
+    commands.add_parser("down", help="take the lab down; also cleans up after a failed up")
+    commands.add_parser("exec", help="run a command in a host: exec [-d] HOST COMMAND...")
+    status = commands.add_parser("status", help="show hosts, addresses, routes, shapes")
+    status.add_argument("--json", action="store_true")
+    route = commands.add_parser("route", help="send a container's address to a host (route ADDRESS HOST | --delete ADDRESS)")
+    route.add_argument("address")
+    route.add_argument("host", nargs="?")
+    route.add_argument("--delete", action="store_true")
+    deploy = commands.add_parser("deploy", help="install the programs in the clouds and (re)start the daemon")
+    deploy.add_argument("--build", type=Path, default=deploying.DEFAULT_BUILD, metavar="DIR", help="where the programs are")
+    return parser
+
+
+def dispatch(lab: str, words: list[str]) -> int:
+    options = build_parser().parse_args(words)
+    match options.command:
+        case "up":
+            lifecycle.up(lab, options.rate, say)
+        case "down":
+            lifecycle.down(lab, say)
+        case "status":
+            facts = status.collect(lab)
+            print(json.dumps(facts, indent=1) if options.json else status.render(facts))
+        case "route":
+            do_route(lab, options)
+        case "deploy":
+            with state.locked(lab):
+                deploying.deploy(load_lab(lab), options.build)
+    return 0
+
+
+def do_route(lab: str, options) -> None:
+    if options.delete:
+        routes.delete(load_lab(lab), options.address)
+    elif options.host is None:
+        raise LabError("route needs an address and a host", hint="for example: route 10.88.0.10 azure")
+    else:
+        routes.put(load_lab(lab), options.address, options.host)
