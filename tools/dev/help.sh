@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# Help texts of ./dev. Sourced by it; works for any user on any system.
+
+help_all() {
+  cat <<'TEXT'
+./dev VERB [OPTIONS]    builds, tests and runs Transship inside a cached Debian 13 root
+
+  setup    make the Debian 13 root (every other verb does it when needed)
+  build    compile
+  test     unit tests, layer check, tests of the tools, integration tests; ends with the totals
+  demo     a Redis in use moves between two lab hosts and back
+  lab      the lab of hosts in namespaces: up, down, exec, status, shape
+  shell    a shell inside the root, or one command
+  fmt      clang-format
+  lint     clang-tidy, layer check, shellcheck, Python syntax
+  asan     unit tests with address and undefined-behaviour sanitizers
+  tsan     unit tests with the thread sanitizer
+  clean    remove what was built; with --all the caches too
+
+./dev VERB --help tells more. Needs root on Debian 12, Debian 13 or Ubuntu 24.04.
+Exit codes: that of the command that ran inside; 2 wrong usage; 4 refused before anything was changed.
+Variables: TRANSSHIP_CACHE, TRANSSHIP_MIRROR, TRANSSHIP_JOBS, http_proxy (see the head of this script).
+TEXT
+}
+
+help_verb() {
+  case $1 in
+    setup) cat <<'TEXT' ;;
+./dev setup    makes the Debian 13 root and nothing else
+
+Installs mmdebstrap and Debian's archive keyring on this machine if they are missing, makes a Debian 13 root with
+compilers, libraries, Podman, runc, crun, Redis and CRIU 4.2 or newer (CRIU and its libraries from Debian unstable, by a
+pin; nothing else from there) and keeps it in $TRANSSHIP_CACHE (/var/cache/transship). Does nothing when it is there.
+TEXT
+    build) cat <<'TEXT' ;;
+./dev build [--preset NAME] [TARGET...]    compiles; default preset release
+
+Presets: release, debug, asan, tsan. Results are in build/NAME; programs in build/NAME/bin.
+TEXT
+    test) cat <<'TEXT' ;;
+./dev test [--preset NAME] [--unit] [-k EXPR] [FILE...]    builds and runs the tests; default preset release
+
+  --unit     only unit tests and the tests of the tools, no integration tests
+  -k EXPR    only tests whose name matches: a pytest expression, and for unit tests a ctest regular expression
+  FILE...    only these pytest files or directories (no unit tests)
+
+Prints every skipped test with its reason. The last line is `N passed, N failed, N skipped`. Fails if a test fails.
+TEXT
+    demo) cat <<'TEXT' ;;
+./dev demo [ARGS...]    builds, then runs lab/demo.py ARGS (./dev demo -- --help shows its own options)
+TEXT
+    lab) cat <<'TEXT' ;;
+./dev lab up|down|exec|status|shape ...    the lab; ./dev lab VERB --help tells more
+
+Hosts are namespaces with their own root, network and container storage. State is in $TRANSSHIP_CACHE/lab.
+TEXT
+    shell) cat <<'TEXT' ;;
+./dev shell [COMMAND...]    a shell inside the root, in /src, or one command
+
+Changes outside /src vanish when it ends.
+TEXT
+    fmt) cat <<'TEXT' ;;
+./dev fmt [--check] [FILE...]    formats our C++ (src, lab, tests); --check only reports
+TEXT
+    lint) cat <<'TEXT' ;;
+./dev lint [FILE...]    clang-tidy on src (or only FILE...), layer check, shellcheck, Python syntax
+TEXT
+    asan) cat <<'TEXT' ;;
+./dev asan [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit tests
+TEXT
+    tsan) cat <<'TEXT' ;;
+./dev tsan [-k EXPR]    builds with the thread sanitizer and runs the unit tests
+TEXT
+    clean) cat <<'TEXT' ;;
+./dev clean [--all]    removes build/; with --all also the cached roots, compiler cache, lab state and images
+
+--all refuses while a lab or another ./dev command uses the cache.
+TEXT
+  esac
+}

@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# test, asan and tsan. Sourced by inside.sh.
+
+# Each stage leaves a JUnit file here; summarize.py adds them up.
+readonly RESULTS=build/test-results
+
+test_verb() {
+  local preset=release unit_only=no filter='' files=()
+  while (($#)); do
+    case $1 in
+      --preset) preset=${2:?--preset needs a name} && shift 2 ;;
+      --preset=*) preset=${1#*=} && shift ;;
+      --unit) unit_only=yes && shift ;;
+      -k) filter=${2:?-k needs an expression} && shift 2 ;;
+      -*) usage_error "test does not know '$1'" ;;
+      *) files+=("$1") && shift ;;
+    esac
+  done
+  check_preset "$preset"
+  start_results
+  stage "build ($preset)"
+  build "$preset"
+  if ((${#files[@]})); then
+    pytest_stage chosen "$preset" "$filter" "${files[@]}"
+  else
+    unit_stage "$preset" "$filter"
+    pytest_stage tools "$preset" "$filter" tests/dev
+    if [[ $unit_only == no ]]; then pytest_stage integration "$preset" "$filter" tests/integration; fi
+  fi
+  summarize
+}
+
+sanitizer_verb() {
+  local preset=$1 filter=''
+  shift
+  while (($#)); do
+    case $1 in
+      -k) filter=${2:?-k needs an expression} && shift 2 ;;
+      *) usage_error "$preset does not know '$1'" ;;
+    esac
+  done
+  # A report must fail the test that caused it; without these some only print.
+  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+  start_results
+  stage "build ($preset)"
+  build "$preset"
+  unit_stage "$preset" "$filter"
+  summarize
+}
+
+start_results() {
+  rm -rf "$RESULTS"
+  mkdir -p "$RESULTS"
+  STAGES=()
+}
+
+# A test stage may fail and the next one still runs: summarize decides. Its file must be there, however it ended.
+unit_stage() {
+  local preset=$1 filter=$2 selection=()
+  [[ -z $filter ]] || selection=(-R "$filter")
+  stage "unit tests"
+  STAGES+=("$RESULTS/unit.xml")
+  local status=0
+  ctest --test-dir "build/$preset" -L unit --output-on-failure --timeout 120 -j "$JOBS" \
+    --test-output-size-passed 65536 --output-junit "/src/$RESULTS/unit.xml" "${selection[@]}" || status=$?
+  echo "$status" >"$RESULTS/unit.status"
+}
+
+pytest_stage() {
+  local name=$1 preset=$2 filter=$3 selection=()
+  shift 3
+  [[ -z $filter ]] || selection=(-k "$filter")
+  stage "$name tests"
+  STAGES+=("$RESULTS/$name.xml")
+  local status=0
+  TRANSSHIP_BUILD=/src/build/$preset python3 -m pytest "$@" -q -p no:cacheprovider --timeout=900 -o junit_family=xunit2 \
+    --junitxml="$RESULTS/$name.xml" "${selection[@]}" || status=$?
+  echo "$status" >"$RESULTS/$name.status"
+}
+
+summarize() {
+  stage "summary"
+  exec python3 tools/dev/summarize.py "${STAGES[@]}"
+}
