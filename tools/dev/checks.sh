@@ -21,7 +21,9 @@ check_user() {
 check_distro() {
   local file=${TRANSSHIP_OS_RELEASE:-/etc/os-release} id name
   [[ -r $file ]] || refuse "cannot tell which system this is, $file is missing: use Debian 12, Debian 13 or Ubuntu 24.04"
+  # shellcheck source=/dev/null
   id=$(. "$file" && echo "${ID:-unknown}-${VERSION_ID:-}")
+  # shellcheck source=/dev/null
   name=$(. "$file" && echo "${PRETTY_NAME:-$id}")
   case $id in
     debian-12 | debian-13 | ubuntu-24.04) ;;

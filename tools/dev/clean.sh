@@ -21,7 +21,7 @@ clean_caches() {
   users=$(cache_users)
   [[ -z $users ]] || refuse "$CACHE is in use by $users: end them first (./dev lab down takes a lab down)"
   # Only what we made: the directory may hold other things when somebody chose an existing one.
-  rm -rf --one-file-system "$CACHE"/{root-*,new-*,ccache,lab,images,mnt,setup.log,setup.lock}
+  rm -rf --one-file-system "${CACHE:?}"/{root-*,new-*,ccache,lab,images,mnt,setup.log,setup.lock}
   rmdir --ignore-fail-on-non-empty "$CACHE"
 }
 

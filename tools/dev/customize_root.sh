@@ -41,6 +41,8 @@ at_least() { # WHAT HAVE WANT
     exit 1
   }
 }
-at_least criu "$(in_chroot dpkg-query -W -f '${Version}' criu)" 4.2
+# shellcheck disable=SC2016  # dpkg's variable, not the shell's
+version_of() { in_chroot dpkg-query -W -f '${Version}' "$1"; }
+at_least criu "$(version_of criu)" 4.2
+at_least podman "$(version_of podman)" 5
 at_least g++ "$(in_chroot g++ -dumpfullversion)" 14
-at_least podman "$(in_chroot dpkg-query -W -f '${Version}' podman)" 5

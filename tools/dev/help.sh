@@ -35,7 +35,7 @@ TEXT
     build) cat <<'TEXT' ;;
 ./dev build [--preset NAME] [TARGET...]    compiles; default preset release
 
-Presets: release, debug, asan, tsan. Results are in build/NAME; programs in build/NAME/bin.
+Presets: release, debug, clang, asan, tsan. Results are in build/NAME; programs in build/NAME/bin.
 TEXT
     test) cat <<'TEXT' ;;
 ./dev test [--preset NAME] [--unit] [-k EXPR] [FILE...]    builds and runs the tests; default preset release

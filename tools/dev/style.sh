@@ -46,7 +46,7 @@ for path in sys.argv[1:]:
 
 shell_scripts() {
   printf '%s\0' dev
-  find .ci tools lab tests packaging -type f 2>/dev/null -print0 |
+  find .ci tools lab tests packaging -type f -print0 2>/dev/null |
     while IFS= read -r -d '' file; do
       case $file in
         *.sh) printf '%s\0' "$file" ;;
