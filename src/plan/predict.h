@@ -1,0 +1,36 @@
+// What a move would cost: bytes, total time, gap. Pure arithmetic; the formula and its constants are in docs/plan.md.
+#pragma once
+#include <cstdint>
+
+namespace transship::plan {
+
+struct PredictInput {
+  uint64_t memory_bytes = 0;   // private memory + shared memory + tmpfs contents: what CRIU's images will hold
+  uint64_t rootfs_bytes = 0;
+  uint64_t rootfs_files = 0;
+  uint64_t image_bytes = 0;    // missing on the destination
+  uint32_t processes = 1;
+  uint32_t threads = 1;
+  uint32_t connections = 0;
+  double rtt_ms = 0;
+  double bits_per_second = 0;  // 0: unknown, 1 Gbit/s is taken
+};
+
+struct Prediction {
+  uint64_t bytes_memory = 0;
+  uint64_t bytes_rootfs = 0;
+  uint64_t bytes_image = 0;
+  uint64_t bytes_total = 0;
+  uint64_t total_ms = 0;
+  uint64_t gap_ms = 0;
+  // Parts of the gap.
+  uint64_t freeze_ms = 0;
+  uint64_t dump_ms = 0;
+  uint64_t transfer_ms = 0;
+  uint64_t restore_ms = 0;
+  uint64_t commit_ms = 0;
+};
+
+Prediction predict(const PredictInput& input);
+
+}  // namespace transship::plan
