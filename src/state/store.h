@@ -1,0 +1,81 @@
+// What a node must not forget: its peers, its moves, and the one decision of each move.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace transship::state {
+
+struct Peer {
+  std::string name;
+  std::string address;      // "host:port"
+  std::string fingerprint;  // "SHA256:…"
+  int64_t added_ms = 0;     // UNIX time; set by the store
+};
+
+struct Move {
+  std::string id;
+  std::string container;
+  std::string engine;
+  std::string from;
+  std::string to;
+  std::string role;   // "source", "destination"
+  std::string state;  // "running", "done", "failed", "rolled-back", "cancelled"
+  std::string phase;
+  int64_t started_ms = 0;
+  int64_t ended_ms = 0;  // 0: not yet
+  std::string error;
+  std::string summary;   // bytes; the node's own encoding
+};
+
+enum class Decision { kInvalid = 0, kCommit = 1, kAbort = 2 };
+std::string_view decision_name(Decision decision);
+
+// Thread-safe. Every call is one transaction.
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  // kAlreadyExists: the name, or the fingerprint under another name. Durable when it returns.
+  virtual Result<> add_peer(const Peer& peer) = 0;
+  virtual Result<> remove_peer(const std::string& name) = 0;  // kNotFound
+  virtual Result<> set_peer_address(const std::string& name, const std::string& address) = 0;  // kNotFound
+  virtual Result<std::vector<Peer>> peers() = 0;              // by name
+  virtual Result<Peer> peer(const std::string& name) = 0;     // kNotFound names the ones there are
+
+  // Inserts or replaces it by its id. `durable`: on disk when it returns; otherwise a power cut may take it back, but never
+  // what came after it without it.
+  virtual Result<> put_move(const Move& move, bool durable) = 0;
+  virtual Result<Move> move(const std::string& id) = 0;  // kNotFound
+  virtual Result<std::vector<Move>> moves(size_t newest) = 0;  // newest first, without summaries
+  virtual Result<std::vector<Move>> unfinished_moves() = 0;    // ended_ms == 0
+
+  // Once per move: on disk when it returns. The same decision again is fine; another one is kAlreadyExists, and the first
+  // one stands.
+  virtual Result<> decide(const std::string& move_id, Decision decision) = 0;
+  virtual Result<std::optional<Decision>> decision(const std::string& move_id) = 0;
+
+  // Numbers them from 1; the oldest go once there are more than kMaxEvents.
+  virtual Result<uint64_t> add_event(const std::string& move_id, std::string_view event) = 0;
+  struct Event {
+    uint64_t n = 0;
+    std::string bytes;
+  };
+  virtual Result<std::vector<Event>> events(const std::string& move_id, uint64_t after) = 0;
+  // Forgets the oldest finished moves (with events and decisions) beyond the newest `keep`.
+  virtual Result<> prune_moves(size_t keep) = 0;
+};
+
+inline constexpr size_t kMaxEvents = 2000;
+inline constexpr size_t kMaxEventBytes = 64U << 10;
+inline constexpr size_t kMaxSummaryBytes = 1U << 20;
+
+// One SQLite file (0600), one process: a second one that opens it gets kUnavailable. A damaged file is kCorrupt.
+Result<std::unique_ptr<Store>> open_sqlite_store(const std::string& path);
+
+}  // namespace transship::state
