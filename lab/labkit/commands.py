@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from . import deploy as deploying
-from . import lifecycle, routes, state, status
+from . import shape as shaping
+from . import images, lifecycle, routes, state, status
 from .cli import load_lab
 from .errors import LabError
 
@@ -29,6 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
     route.add_argument("address")
     route.add_argument("host", nargs="?")
     route.add_argument("--delete", action="store_true")
+    shape = commands.add_parser("shape", help="rate, delay and loss of a host's link, each direction by itself")
+    shape.add_argument("host")
+    shape.add_argument("--rate", help="for example 1gbit")
+    shape.add_argument("--delay", help="for example 20ms, each way")
+    shape.add_argument("--loss", help="for example 0.1%%")
+    shape.add_argument("--clear", action="store_true", help="back to a plain link (then what is given is set)")
+    image = commands.add_parser("image", help="build an image from its recipe, and push it when the lab is up")
+    image.add_argument("image")
     deploy = commands.add_parser("deploy", help="install the programs in the clouds and (re)start the daemon")
     deploy.add_argument("--build", type=Path, default=deploying.DEFAULT_BUILD, metavar="DIR", help="where the programs are")
     return parser
@@ -46,6 +55,10 @@ def dispatch(lab: str, words: list[str]) -> int:
             print(json.dumps(facts, indent=1) if options.json else status.render(facts))
         case "route":
             do_route(lab, options)
+        case "shape":
+            do_shape(lab, options)
+        case "image":
+            do_image(lab, options.image)
         case "deploy":
             with state.locked(lab):
                 deploying.deploy(load_lab(lab), options.build)
@@ -59,3 +72,18 @@ def do_route(lab: str, options) -> None:
         raise LabError("route needs an address and a host", hint="for example: route 10.88.0.10 azure")
     else:
         routes.put(load_lab(lab), options.address, options.host)
+
+
+def do_image(lab: str, name: str) -> None:
+    layout = images.ensure(name, say)
+    if state.load(lab) is None:
+        print(layout)
+    else:
+        print(images.push(load_lab(lab), name, layout))
+
+
+def do_shape(lab: str, options) -> None:
+    if options.clear:
+        shaping.clear(lab, options.host)
+    shape = shaping.change(lab, options.host, rate=options.rate, delay=options.delay, loss=options.loss)
+    print(f"{options.host}: " + (" ".join(f"{k} {v}" for k, v in shape.items()) or "not shaped"))

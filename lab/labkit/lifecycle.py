@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import deploy as deploying
-from . import cgroup, config, network, services, state
+from . import cgroup, config, images, network, services, shape, state
 from .config import HOSTS, ROUTER
 from .errors import LabError
 from . import host as host_module
@@ -45,6 +45,8 @@ def file_system(path: Path) -> str:
 def up(lab: str, rate: str = "", say=lambda text: None) -> dict:
     """Brings a lab up; when that fails, takes down what it had made and says what failed."""
     check_machine()
+    if rate:
+        shape.parse_rate(rate)
     with state.locked(lab):
         if state.load(lab) is not None or cgroup.lab_cgroup(lab).exists() or state.lab_dir(lab).exists():
             raise LabError(f"the lab {lab!r} is up already, or was left half made", hint="run `down` first; `status` shows it")
@@ -58,6 +60,7 @@ def up(lab: str, rate: str = "", say=lambda text: None) -> dict:
 
 def _up(lab: str, rate: str, say) -> dict:
     begin = time.monotonic()
+    layouts = {name: images.ensure(name, say) for name in images.AT_UP}
     lab_state = start_hosts(lab)
     state.save(lab, lab_state)
     hosts = lab_state["hosts"]
@@ -65,8 +68,12 @@ def _up(lab: str, rate: str, say) -> dict:
     wan = hosts[ROUTER.name]
     network.make_router(wan)
     network.connect(wan, {name: hosts[name] for name in HOSTS})
+    for name in HOSTS if rate else ():
+        shape.apply(lab_state, name, {"rate": rate})
     services.start_all(lab_state)
     services.wait_ready(lab_state)
+    for name, layout in layouts.items():
+        images.push(lab_state, name, layout)
     if deploying.programs_exist():
         deploying.deploy(lab_state)
         say("programs installed, daemons started")
@@ -85,7 +92,7 @@ def start_hosts(lab: str) -> dict:
         services.prepare_files(lab, spec, base)
     with ThreadPoolExecutor(len(specs)) as pool:
         records = list(pool.map(lambda spec: host_module.start(lab, spec, services.binds(spec)), specs))
-    return {"name": lab, "created": time.time(), "hosts": {r["name"]: r for r in records}, "shape": {}, "wire": {}}
+    return {"name": lab, "created": time.time(), "hosts": {r["name"]: r for r in records}, "shape": {}}
 
 
 def down(lab: str, say=lambda text: None) -> None:

@@ -97,9 +97,8 @@ def configure_host(spec: HostSpec, host: dict) -> None:
 
 
 def host_file() -> str:
-    """/etc/hosts of every host."""
+    """/etc/hosts of every host. Plain names are IPv4 only, so that both ends of a test speak the same; NAME6 is IPv6."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
     for spec in config.HOSTS.values():
-        names = f"{spec.name} {spec.name}.lab"
-        lines += [f"{spec.address} {names}", f"{spec.address6} {names}"]
+        lines += [f"{spec.address} {spec.name} {spec.name}.lab", f"{spec.address6} {spec.name}6 {spec.name}6.lab"]
     return "\n".join(lines) + "\n"
