@@ -99,7 +99,7 @@ probe_kernel() {
     missing "no cgroup v2"
   fi
   unshare --pid --fork true 2>/dev/null || missing "no PID namespaces"
-  { : <>/dev/net/tun; } 2>/dev/null || missing "/dev/net/tun does not open (CONFIG_TUN)"
+  { [[ -c /dev/net/tun ]] && : </dev/net/tun; } 2>/dev/null || missing "/dev/net/tun does not open (CONFIG_TUN)"
   local reason
   reason=$(probe_nftables 2>&1) || missing "no nftables ($reason)"
   return $ok

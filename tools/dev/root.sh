@@ -10,7 +10,7 @@ readonly DEFAULT_MIRROR=http://deb.debian.org/debian
 readonly SETUP_DEADLINE=2400 LOCK_DEADLINE=2700 FETCH_DEADLINE=60
 
 # The name changes with anything that would make a different root.
-ROOT_HASH=$(cat "$SRC"/tools/dev/{packages.txt,root.sh,customize_root.sh} | sha256sum | cut -c1-12)
+ROOT_HASH=$(cat "$SRC"/tools/dev/{packages.txt,recipe.sh,customize_root.sh} | sha256sum | cut -c1-12)
 ROOT=$CACHE/root-$ROOT_HASH
 readonly ROOT_HASH ROOT
 
@@ -62,17 +62,22 @@ machine_mirrors() {
 
 # Prints why not. apt's own downloader is on every Debian and Ubuntu, and knows proxies and certificates.
 mirror_answers() {
-  local dir suite output
+  local dir suite output status
   dir=$(mktemp -d)
   for suite in "$SUITE" sid; do
-    if ! output=$(timeout $FETCH_DEADLINE /usr/lib/apt/apt-helper -o Acquire::Retries=1 -o Acquire::http::Timeout=15 \
-      -o Acquire::https::Timeout=15 download-file "$1/dists/$suite/InRelease" "$dir/$suite" 2>&1); then
-      rm -r "$dir"
-      sed -n 's/^E: *//p' <<<"$output" | head -n 1
-      return 1
-    fi
+    status=0
+    output=$(timeout $FETCH_DEADLINE /usr/lib/apt/apt-helper -o Acquire::Retries=1 -o Acquire::http::Timeout=15 \
+      -o Acquire::https::Timeout=15 download-file "$1/dists/$suite/InRelease" "$dir/$suite" 2>&1) || status=$?
+    ((status == 0)) || break
   done
   rm -r "$dir"
+  if ((status == 124)); then
+    echo "no answer in $FETCH_DEADLINE s"
+  elif ((status != 0)); then
+    # The line after "Err:" is the reason; those that begin with "E:" repeat the address and may leave the reason out.
+    echo "$suite: $(sed -n '/^Err:/ { n; s/^ *//p; q }' <<<"$output")"
+  fi
+  return $status
 }
 
 make_root_locked() {
@@ -114,24 +119,12 @@ make_root() {
   trap "rm -rf --one-file-system '$dir'" EXIT
   chmod 755 "$dir"
   say "making the Debian 13 root from $MIRROR: once, one to three minutes (log: $CACHE/setup.log)"
-  local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-  export MIRROR
-  # The signed-by is explicit since mmdebstrap can only guess it on machines that have gpg.
-  with_deadline $SETUP_DEADLINE mmdebstrap --mode=root --variant=minbase --format=directory \
-    --include="$(package_list)" --aptopt='Acquire::Retries "5"' --dpkgopt=force-unsafe-io \
-    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    --customize-hook="bash '$SRC/tools/dev/customize_root.sh' \"\$1\"" \
-    "$SUITE" "$dir/root" "deb [signed-by=$keyring] $MIRROR $SUITE main" &>"$CACHE/setup.log" ||
+  with_deadline $SETUP_DEADLINE bash "$SRC/tools/dev/recipe.sh" "$dir/root" "$MIRROR" "$SUITE" &>"$CACHE/setup.log" ||
     setup_failed "mmdebstrap could not make the Debian 13 root from $MIRROR"
   mv -T "$dir/root" "$ROOT"
   rm -rf --one-file-system "$dir"
   trap - EXIT
   say "made the Debian 13 root in $((SECONDS - start)) s"
-}
-
-package_list() {
-  sed 's/#.*//' "$SRC/tools/dev/packages.txt" | tr -s ' \n' ',' | sed 's/^,//; s/,$//'
 }
 
 setup_failed() {
@@ -146,10 +139,12 @@ with_deadline() {
   shift
   timeout --kill-after=30 "$seconds" "$@" </dev/null &
   pid=$!
-  # shellcheck disable=SC2064  # the process of now
-  trap "kill $pid 2>/dev/null; wait $pid; exit 130" INT TERM HUP
-  local status=0
+  local status=0 signal
+  for signal in HUP:129 INT:130 TERM:143; do
+    # shellcheck disable=SC2064  # the process of now
+    trap "kill $pid 2>/dev/null; wait $pid || true; exit ${signal#*:}" "${signal%:*}"
+  done
   wait "$pid" || status=$?
-  trap - INT TERM HUP
+  trap - HUP INT TERM
   return $status
 }
