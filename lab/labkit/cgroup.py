@@ -85,10 +85,11 @@ def processes(path: Path) -> list[int]:
     return pids
 
 
-def kill(path: Path, timeout: float = 8.0) -> None:
-    """Kills everything at or below a cgroup, frozen or not, and waits until it is gone."""
+def kill(path: Path, timeout: float = 8.0) -> list[int]:
+    """Kills everything at or below a cgroup, frozen or not, and waits until it is dead. Returns the pids there were."""
     if not path.is_dir():
-        return
+        return []
+    pids = processes(path)
     (path / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + timeout
     while "populated 1" in (path / "cgroup.events").read_text():
@@ -98,6 +99,14 @@ def kill(path: Path, timeout: float = 8.0) -> None:
                 f"processes in {path} are still there {timeout:g} s after SIGKILL: {left}",
                 hint="they are probably stuck in the kernel; look at /proc/PID/stack, then run `down` again",
             )
+        time.sleep(0.005)
+    return pids
+
+
+def wait_reaped(pids: list[int], timeout: float = 2.0) -> None:
+    """The inits of hosts are children of the machine's init: gives that one the time to reap them. They are dead anyway."""
+    deadline = time.monotonic() + timeout
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.005)
 
 

@@ -13,6 +13,9 @@ IMAGES = Path(os.environ.get("TRANSSHIP_IMAGES", "/var/lib/transship-images"))
 SOURCE = Path(__file__).resolve().parents[2]  # the checkout
 GUEST = SOURCE / "lab" / "guest"              # files that are put into hosts
 
+# Where programs are built; tests of another preset say so.
+BUILD = Path(os.environ.get("TRANSSHIP_BUILD", SOURCE / "build/release"))
+
 ROUTE_PORT = 8179
 REGISTRY_PORT = 5000
 REGISTRY = f"registry.lab:{REGISTRY_PORT}"

@@ -8,7 +8,7 @@ from .errors import LabError
 from .services import order, wait_until
 
 PROGRAMS = ("transshipd", "transship", "transship-runtime")
-DEFAULT_BUILD = config.SOURCE / "build/release/bin"
+DEFAULT_BUILD = config.BUILD / "bin"
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)
 
 

@@ -107,9 +107,10 @@ def _down(lab: str) -> None:
     """Kills by cgroup: that needs no state file, and hung processes cannot escape. Namespaces, mounts and links go with
     the processes that held them."""
     group = cgroup.lab_cgroup(lab)
-    cgroup.kill(group)
+    pids = cgroup.kill(group)
     cgroup.remove(group)
     state.remove_files(lab)
+    cgroup.wait_reaped(pids)
 
 
 def leftovers(lab: str) -> list[str]:

@@ -16,7 +16,6 @@ from .services import wait_until
 RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 TIME_UNITS = {"us": 1, "ms": 10**3, "s": 10**6}
 FORWARDER = "/usr/lib/transship-lab/lab-forwarder"
-BUILDS = ("release", "debug")
 
 # A packet as the kernel hands it over can hold 64 KiB; a smaller bucket would make tbf cut each into frames.
 SMALLEST_BURST = 2 * 65536
@@ -118,12 +117,10 @@ def token_bucket(rate: int) -> list[str]:
 
 
 def forwarder_binary() -> bytes:
-    for build in BUILDS:
-        path = config.SOURCE / "build" / build / "bin/lab-forwarder"
-        if path.is_file():
-            return path.read_bytes()
-    raise LabError("delay and loss need the program lab-forwarder, which is not built",
-                   hint="run ./dev build first (it makes build/release/bin/lab-forwarder)")
+    path = config.BUILD / "bin/lab-forwarder"
+    if not path.is_file():
+        raise LabError(f"delay and loss need the program {path}, which is not built", hint="run ./dev build first")
+    return path.read_bytes()
 
 
 def start_forwarder(wan: dict, name: str, wanted: dict) -> None:

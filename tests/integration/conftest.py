@@ -8,7 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
+from labkit import cgroup, state  # noqa: E402
 from labkit.api import Lab  # noqa: E402
+
+PREFIX = "test-"  # then the pid of the test run
 
 
 def pytest_collection_modifyitems(items):
@@ -17,10 +20,28 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="the lab needs root"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_stale_labs():
+    """Takes down the labs of test runs that were killed."""
+    if os.geteuid() == 0:
+        for name in {*state.known_labs(), *cgroup.labs_with_cgroups()}:
+            owner = name.removeprefix(PREFIX).partition("-")[0]
+            if name.startswith(PREFIX) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                Lab(name).down()
+
+
 @pytest.fixture(scope="session")
 def lab():
     """A lab of this test run's own. Tests leave its hosts as they found them."""
-    lab = Lab(f"test-{os.getpid()}")
+    lab = Lab(f"{PREFIX}{os.getpid()}")
     lab.up()
+    yield lab
+    lab.down()
+
+
+@pytest.fixture
+def fresh_lab():
+    """A second lab, not up yet, for tests that break things. Taken down afterwards, whatever has become of it."""
+    lab = Lab(f"{PREFIX}{os.getpid()}-fresh")
     yield lab
     lab.down()
