@@ -14,6 +14,7 @@ class Dev:
     """./dev with a cache of its own, empty at first."""
 
     def __init__(self, cache):
+        self.program = DEV
         self.cache = cache
         inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self.environment = inherited | {"TRANSSHIP_CACHE": str(cache)}
@@ -21,7 +22,7 @@ class Dev:
     def start(self, *arguments, before=(), **environment):
         """`before`: a command that runs ./dev, such as setpriv with its options."""
         return subprocess.Popen(
-            [*before, str(DEV), *arguments],
+            [*before, str(self.program), *arguments],
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -53,3 +54,13 @@ def ready_dev(dev):
     dev.cache.mkdir()
     (dev.cache / f"root-{root_id}").symlink_to("/var/lib/transship-root")
     return dev
+
+
+@pytest.fixture
+def copied_dev(ready_dev, tmp_path):
+    """ready_dev in a copy of the checkout: for verbs that change it."""
+    ready_dev.checkout = tmp_path / "checkout"
+    (ready_dev.checkout / "build/release").mkdir(parents=True)
+    subprocess.run(["cp", "-a", DEV, SOURCE / "tools", ready_dev.checkout], check=True, timeout=60)
+    ready_dev.program = ready_dev.checkout / "dev"
+    return ready_dev

@@ -3,10 +3,7 @@
 import os
 import pathlib
 import signal
-import subprocess
 import time
-
-from conftest import SOURCE
 
 
 def mounts_of_cache(dev):
@@ -65,20 +62,21 @@ def test_nothing_to_do_takes_under_five_seconds(ready_dev):
     assert time.monotonic() - start < 5
 
 
-def test_clean_all_refuses_while_a_command_runs(ready_dev):
-    running = ready_dev.start("shell", "echo ready; exec sleep 1000")
+def test_clean_all_refuses_while_a_command_runs(copied_dev):
+    running = copied_dev.start("shell", "echo ready; exec sleep 1000")
     try:
         assert running.stdout.readline() == "ready\n"
-        process = ready_dev.run("clean", "--all")
+        process = copied_dev.run("clean", "--all")
         assert process.returncode == 4
         assert f"process {running.pid} (sleep)" in process.stderr_text
-        assert (ready_dev.cache / "lab").is_dir()
+        assert (copied_dev.cache / "lab").is_dir()
+        assert (copied_dev.checkout / "build/release").is_dir()
     finally:
         running.kill()
         running.communicate()
 
 
-def test_clean_all_sees_a_process_that_has_a_root_of_its_own(ready_dev):
+def test_clean_all_sees_a_process_that_has_a_root_of_its_own(copied_dev):
     """As lab hosts do: their mount tables name neither the cached root nor any path that ./dev knows."""
     script = """
         mkdir -p /var/lib/transship-lab/x /tmp/own && mount -t tmpfs none /tmp/own && mkdir /tmp/own/data
@@ -86,14 +84,14 @@ def test_clean_all_sees_a_process_that_has_a_root_of_its_own(ready_dev):
         ldd /usr/bin/sleep | grep -o '/[^ ]*' | xargs cp --parents -L -t /tmp/own /usr/bin/sleep
         exec chroot /tmp/own /usr/bin/sleep 1000
     """
-    running = ready_dev.start("shell", script)
+    running = copied_dev.start("shell", script)
     try:
         comm = pathlib.Path(f"/proc/{running.pid}/comm")
         deadline = time.monotonic() + 10
         while comm.read_text().strip() != "sleep":
             assert time.monotonic() < deadline and running.poll() is None, "did not start"
             time.sleep(0.02)
-        process = ready_dev.run("clean", "--all")
+        process = copied_dev.run("clean", "--all")
         assert process.returncode == 4
         assert f"process {running.pid} (sleep)" in process.stderr_text
     finally:
@@ -101,17 +99,19 @@ def test_clean_all_sees_a_process_that_has_a_root_of_its_own(ready_dev):
         running.communicate()
 
 
-def test_clean_all_removes_what_dev_made_and_nothing_else(ready_dev, tmp_path):
-    """In a copy of the checkout, because clean also removes build/."""
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    subprocess.run(["cp", "-a", SOURCE / "dev", SOURCE / "tools", checkout], check=True)
-    (checkout / "build/release").mkdir(parents=True)
-    (ready_dev.cache / "ccache").mkdir()
-    (ready_dev.cache / "root-000000000000").mkdir()
-    (ready_dev.cache / "mine.txt").write_text("not made by ./dev\n")
-    environment = ready_dev.environment
-    subprocess.run([checkout / "dev", "clean", "--all"], env=environment, check=True, timeout=60)
-    assert [path.name for path in ready_dev.cache.iterdir()] == ["mine.txt"]
-    assert not (checkout / "build").exists()
+def test_clean_all_removes_what_dev_made_and_nothing_else(copied_dev):
+    copied_dev.run("setup")
+    (copied_dev.cache / "root-000000000000").mkdir()
+    (copied_dev.cache / "mine.txt").write_text("not made by ./dev\n")
+    process = copied_dev.run("clean", "--all")
+    assert process.returncode == 0, process.stderr_text
+    assert [path.name for path in copied_dev.cache.iterdir()] == ["mine.txt"]
+    assert not (copied_dev.checkout / "build").exists()
     assert os.path.exists("/var/lib/transship-root/usr/bin")
+
+
+def test_clean_alone_keeps_the_caches(copied_dev):
+    copied_dev.run("setup")
+    assert copied_dev.run("clean").returncode == 0
+    assert not (copied_dev.checkout / "build").exists()
+    assert (copied_dev.cache / "ccache").is_dir()

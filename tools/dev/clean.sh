@@ -9,8 +9,9 @@ clean() {
       *) usage_error "clean does not know '$argument'" ;;
     esac
   done
-  rm -rf --one-file-system "$SRC/build"
+  # First, as it may refuse, and then nothing is to be gone.
   if [[ $all == yes ]]; then clean_caches; fi
+  rm -rf --one-file-system "$SRC/build"
 }
 
 clean_caches() {
