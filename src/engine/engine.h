@@ -58,7 +58,9 @@ struct Container {
   std::string runtime;       // "runc", "crun", path
   std::string rootfs;        // as mounted now
   std::string upper_dir;     // difference from the image; empty where the engine has no overlay (see `rootfs_kind`)
-  std::string rootfs_kind;   // "overlay"; "plain" = a directory that is the whole root (runc bundles)
+  // "overlay"; "plain" = a directory that is the whole root (runc bundles); else the storage driver's name, or "rootfs"
+  // (podman --rootfs), which cannot move.
+  std::string rootfs_kind;
   std::string image;         // as the user named it; empty for runc bundles
   std::string image_id;      // digest of its configuration, "sha256:…" or bare hex as the engine has it
   std::string image_digest;  // digest of its manifest
@@ -91,7 +93,9 @@ struct Staged {
 
 // What stands in the way of creating `Container` here; one row each. The plan turns them into verdicts.
 struct Conflict {
-  std::string check;   // "name", "host-port", "network", "address", "runtime", "storage-driver"
+  // "name", "host-port", "network", "address", "runtime", "storage-driver", "mounts", "pod", "dependency", "namespace",
+  // "secret", "file", "systemd-unit", "log-driver"
+  std::string check;
   std::string found;
   std::string remedy;
 };
@@ -136,13 +140,16 @@ class Engine {
   virtual Result<> discard(const std::string& id, Deadline deadline) = 0;
 };
 
-// `socket`: Podman's API, e.g. /run/podman/podman.sock. When nothing listens there and `program` is not empty, the
-// service is started on a socket of our own below `run_dir` and ended with the engine object.
+// `socket`: Podman's API, e.g. /run/podman/podman.sock. A service of our own, started from `program` with its socket below
+// `run_dir` and ended with the engine object, creates and starts what moves here (Podman's API has no other way to choose
+// an OCI runtime), and answers everything else too where nothing listens on `socket`.
 struct PodmanOptions {
   std::string socket = "/run/podman/podman.sock";
   std::string program = "podman";
   std::string run_dir = "/run/transship";
-  std::string runtime = "/usr/bin/transship-runtime";  // what containers that moved here run under
+  // What containers that moved here run under: a name of [engine.runtimes] in the host's containers.conf, because the
+  // user's own podman commands must find it too.
+  std::string runtime = "transship";
 };
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options);
 
