@@ -19,7 +19,7 @@ enum class Trait : uint8_t {
   kFanotify,
   kSeccompNotify,       // listener of a seccomp user notification
   kOtherAnonInode,      // an anonymous inode that CRIU is not known to dump
-  kInotify,             // amount: watches
+  kInotify,             // with watches on an overlay file system; amount: those
   kDevice,              // open or mapped device other than null, zero, full, random, urandom and terminals
   kOutsideFile,         // opened on a mount that the container does not have
   kGhostFile,           // deleted, still open or mapped; amount: bytes on disk
