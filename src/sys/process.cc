@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/text.h"
@@ -20,7 +21,12 @@ struct ExecImage {
   explicit ExecImage(const std::vector<std::string>& args, const std::vector<std::string>& extra_env) {
     for (const auto& a : args) argv.push_back(const_cast<char*>(a.c_str()));  // NOLINT: exec's old signature
     argv.push_back(nullptr);
-    for (char** e = environ; *e != nullptr; ++e) env.push_back(*e);
+    for (char** e = environ; *e != nullptr; ++e) {
+      std::string_view variable(*e);
+      auto name = variable.substr(0, variable.find('=') + 1);
+      // Of two values of one name, the program would see the first.
+      if (std::ranges::none_of(extra_env, [&](const auto& own) { return own.starts_with(name); })) env.push_back(*e);
+    }
     for (const auto& e : extra_env) env.push_back(const_cast<char*>(e.c_str()));  // NOLINT
     env.push_back(nullptr);
   }

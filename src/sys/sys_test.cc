@@ -50,6 +50,12 @@ TEST_F(SysTest, MissingProgramIsSaidAtOnce) {
   EXPECT_THAT(r.error().message(), HasSubstr("/no/such/program"));
 }
 
+TEST_F(SysTest, EnvironmentReplacesWhatWeHave) {
+  auto r = run_ok({.argv = {"sh", "-c", "env | grep '^PATH='"}, .env = {"PATH=/bin:/usr/bin:/replaced"}});
+  ASSERT_TRUE(r) << r.error().message();
+  EXPECT_EQ(r->out, "PATH=/bin:/usr/bin:/replaced\n");
+}
+
 TEST_F(SysTest, ChildIsKilledWhenDropped) {
   pid_t pid = -1;
   {
