@@ -19,14 +19,14 @@ MAY_USE = {
     "wire": "base sys proto",
     "criu": "base sys proto",
     "engine": "base sys criu",
-    "gate": "base sys criu engine",
+    "gate": "base sys criu engine proto",
     "memory": "base sys wire criu",
     "network": "base sys",
     "storage": "base sys wire",
     "state": "base",
     "plan": "base",
-    "migrate": "base sys plan wire criu engine memory network storage state proto",
-    "node": "base sys plan migrate criu engine memory network storage state wire proto",
+    "migrate": "base sys plan wire criu engine gate memory network storage state proto",
+    "node": "base sys plan migrate criu engine gate memory network storage state wire proto",
     "cli": "base proto",
 }
 

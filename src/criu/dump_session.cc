@@ -1,0 +1,228 @@
+#include "criu/dump_session.h"
+
+#include <sched.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "base/log.h"
+#include "criu/log.h"
+#include "criu/rescue.h"
+#include "criu/rpc.h"
+#include "sys/cgroup.h"
+#include "sys/file.h"
+
+namespace transship::criu {
+namespace {
+
+constexpr const char* kLogFile = "dump.log";
+constexpr milliseconds kRollbackTime{10'000};
+constexpr milliseconds kEndTime{2'000};
+
+// Which notification CRIU waits in; that is what we may answer.
+enum class Phase { kPreDump, kBusy, kPostDump, kEnded };
+
+milliseconds since(Clock::time_point start) {
+  return std::chrono::duration_cast<milliseconds>(Clock::now() - start);
+}
+
+rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int images_fd, int work_fd) {
+  rpc::Request request;
+  request.set_type(rpc::DUMP);
+  auto* opts = request.mutable_opts();
+  opts->set_images_dir_fd(images_fd);
+  opts->set_work_dir_fd(work_fd);
+  opts->set_pid(o.pid);
+  opts->set_root(o.root);
+  opts->set_log_level(o.log_level);
+  opts->set_log_file(kLogFile);
+  opts->set_notify_scripts(true);
+  opts->set_tcp_established(true);
+  opts->set_file_locks(true);
+  opts->set_link_remap(true);
+  opts->set_ghost_limit(o.ghost_limit);
+  opts->set_orphan_pts_master(true);
+  // The destination's engine makes cgroup and network namespace; CRIU saves neither.
+  opts->set_manage_cgroups_mode(rpc::CGROUP_IGNORE);
+  opts->set_empty_ns(CLONE_NEWNET);
+  opts->set_network_lock(rpc::NETWORK_LOCK_NFTABLES);
+  opts->set_freeze_cgroup(cgroup);
+  for (const auto& [inside, name] : o.external_mounts) {
+    auto* mount = opts->add_ext_mnt();
+    mount->set_key(inside);
+    mount->set_val(name);
+  }
+  for (const auto& external : o.externals) opts->add_external(external);
+  return request;
+}
+
+}  // namespace
+
+struct DumpSession::State {
+  DumpOptions options;
+  sys::Cgroup cgroup;
+  Worker worker;
+  Fd images;  // CRIU opens them through /proc/<our pid>/fd
+  Fd work;
+  Phase phase = Phase::kBusy;
+  bool frozen_by_us = false;
+
+  std::string log_path() const { return options.work_dir + "/" + kLogFile; }
+  Error from_log(Errc code, std::string_view fallback) const {
+    return error_from_log(code, fmt::format("dump process {}", options.pid), log_path(), fallback);
+  }
+  Result<> advance_to(std::string_view notification, Deadline deadline, const Cancel* cancel);
+  void worker_lost();
+  Result<> thaw_and_verify(Deadline deadline);
+};
+
+// Lets CRIU go on until it announces `notification` (which is not answered). Failure: CRIU has given up or is gone.
+Result<> DumpSession::State::advance_to(std::string_view notification, Deadline deadline, const Cancel* cancel) {
+  while (true) {
+    auto response = worker.receive(deadline, cancel);
+    if (!response) {
+      worker_lost();
+      auto error = std::move(response).error();
+      if (error.code() != Errc::kUnavailable) return std::unexpected(std::move(error));
+      return std::unexpected(from_log(Errc::kUnavailable, error.message()));
+    }
+    if (response->type() != rpc::NOTIFY) {
+      phase = Phase::kEnded;
+      worker.finish(Deadline::in(kEndTime));
+      return std::unexpected(from_log(Errc::kUnavailable, fmt::format("CRIU gave up (errno {})", response->cr_errno())));
+    }
+    if (response->notify().script() == notification) return {};
+    if (auto r = worker.answer_notify(true); !r) {
+      worker_lost();
+      return std::unexpected(from_log(Errc::kUnavailable, r.error().message()));
+    }
+  }
+}
+
+// CRIU is gone, or must go because it does not answer. Its tracees are let go by the kernel: keep them standing until the
+// network is open again.
+void DumpSession::State::worker_lost() {
+  bool may_have_locked = phase != Phase::kPreDump && frozen_by_us;
+  phase = Phase::kEnded;
+  if (may_have_locked) (void)cgroup.freeze(Deadline::in(kEndTime));
+  worker.kill();
+  worker.finish(Deadline::in(kEndTime));
+  if (!may_have_locked) return;
+  auto pids = cgroup.processes();
+  auto opened = open_network_again(options.pid, pids ? *pids : std::vector<pid_t>{});
+  if (!opened) TS_LOG_ERROR("criu died during a dump pid={} network_reopen={}", options.pid, opened.error().message());
+}
+
+Result<> DumpSession::State::thaw_and_verify(Deadline deadline) {
+  if (!frozen_by_us) return {};
+  TS_TRY_CTX(cgroup.thaw(deadline), "give the container back");
+  frozen_by_us = false;
+  if (sys::process_ended(options.pid))
+    return fail(Errc::kInternal, "process {} ended while it was being dumped", options.pid);
+  return {};
+}
+
+DumpSession::DumpSession(std::unique_ptr<State> state) : state_(std::move(state)) {}
+DumpSession::DumpSession(DumpSession&&) noexcept = default;
+
+DumpSession& DumpSession::operator=(DumpSession&& other) noexcept {
+  if (this == &other) return *this;
+  if (state_) (void)rollback(Deadline::in(kRollbackTime));
+  state_ = std::move(other.state_);
+  return *this;
+}
+
+DumpSession::~DumpSession() {
+  if (!state_) return;
+  if (auto r = rollback(Deadline::in(kRollbackTime)); !r)
+    TS_LOG_ERROR("dump not rolled back cleanly pid={} error={}", state_->options.pid, r.error().message());
+}
+
+Result<DumpSession> DumpSession::start(const DumpOptions& options, const Cancel& cancel, Deadline deadline) {
+  TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::of_process(options.pid));
+  TS_TRY_ASSIGN(bool frozen, cgroup.frozen());
+  if (frozen)
+    return std::unexpected(Error(Errc::kRefused, fmt::format("the container of process {} is paused", options.pid))
+                               .with_remedy("unpause it first"));
+  TS_TRY_ASSIGN(Fd images, open_file(options.images_dir, O_RDONLY | O_DIRECTORY));
+  TS_TRY_ASSIGN(Fd work, open_file(options.work_dir, O_RDONLY | O_DIRECTORY));
+  TS_TRY_ASSIGN(auto worker, Worker::spawn(options.criu));
+  TS_TRY(worker.send(dump_request(options, cgroup.path(), images.get(), work.get())));
+  DumpSession session(std::make_unique<State>(options, std::move(cgroup), std::move(worker), std::move(images),
+                                              std::move(work)));
+  TS_TRY(session.state_->advance_to("pre-dump", deadline, &cancel));
+  session.state_->phase = Phase::kPreDump;
+  return session;
+}
+
+Result<DumpTimes> DumpSession::dump(const Cancel& cancel, Deadline deadline) {
+  TS_CHECK(state_ && state_->phase == Phase::kPreDump);
+  auto& s = *state_;
+  auto failed = [&](Error error) -> Result<DumpTimes> {
+    auto undone = rollback(Deadline::in(kRollbackTime));
+    if (undone) return std::unexpected(std::move(error));
+    return fail(error.code(), "{}; and then: {}", error.message(), undone.error().message());
+  };
+  TS_TRY(cancel.check());
+  DumpTimes times;
+  auto start = Clock::now();
+  s.frozen_by_us = true;
+  if (auto r = s.cgroup.freeze(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
+    return failed(std::move(r).error());
+  times.freeze = since(start);
+  auto frozen_at = Clock::now();
+  s.phase = Phase::kBusy;
+  if (auto r = s.worker.answer_notify(true); !r) {
+    s.worker_lost();
+    return failed(std::move(r).error());
+  }
+  // Not cancellable between here and the images: a CRIU killed in the middle is much harder to undo than one that ends.
+  if (auto r = s.advance_to("post-dump", deadline, nullptr); !r) return failed(std::move(r).error());
+  s.phase = Phase::kPostDump;
+  // CRIU has thawed the cgroup and holds the tasks by ptrace alone. Frozen again, they stand still even if it dies.
+  if (auto r = s.cgroup.freeze(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
+    return failed(std::move(r).error());
+  times.images = since(frozen_at);
+  if (auto r = cancel.check(); !r) return failed(std::move(r).error());
+  return times;
+}
+
+Result<> DumpSession::commit(Deadline deadline) {
+  TS_CHECK(state_ && state_->phase == Phase::kPostDump);
+  auto& s = *state_;
+  s.phase = Phase::kEnded;
+  // From here on the tasks must end, whatever happens to CRIU. They are frozen, so they cannot do anything meanwhile.
+  auto told = s.worker.answer_notify(true);
+  auto answer = told ? s.worker.receive(deadline) : Result<rpc::Response>(std::unexpected(told.error()));
+  s.worker.finish(deadline.sooner(Deadline::in(kEndTime)));
+  if (!answer || !answer->success())
+    TS_LOG_WARN("criu did not confirm the end of the tasks pid={}: killing them ourselves", s.options.pid);
+  s.frozen_by_us = false;
+  TS_TRY_ASSIGN(auto never, Cancel::create());
+  while (true) {
+    // The engine removes the cgroup of a dead container: then it is empty as well.
+    if (!std::filesystem::exists(s.cgroup.path())) return {};
+    auto populated = s.cgroup.populated();
+    if (populated && !*populated) return {};
+    (void)s.cgroup.kill_all();
+    if (deadline.passed())
+      return fail(Errc::kTimeout, "the tasks in {} did not die; they are frozen and stay so", s.cgroup.path());
+    TS_TRY(sleep_for(milliseconds(2), never));
+  }
+}
+
+Result<> DumpSession::rollback(Deadline deadline) {
+  if (!state_) return {};
+  auto& s = *state_;
+  if (s.phase == Phase::kPreDump || s.phase == Phase::kPostDump) {
+    // CRIU takes a refusal as an order to put everything back; it announces network-unlock on the way.
+    if (s.worker.answer_notify(false)) (void)s.advance_to("", deadline, nullptr);
+    else s.worker_lost();
+  } else if (s.phase == Phase::kBusy) {
+    s.worker_lost();
+  }
+  s.phase = Phase::kEnded;
+  return s.thaw_and_verify(deadline);
+}
+
+}  // namespace transship::criu

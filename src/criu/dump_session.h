@@ -1,0 +1,60 @@
+// One dump of a running container by CRIU, with every step in our hands:
+//
+//   start() ── CRIU is up and waits (nothing frozen) ── dump() ── images complete, tasks frozen, network shut ──┐
+//                                                                                                             ├─ commit(): tasks die
+//   destructor and every failure: rollback() = tasks run again, network open, as if nothing had been ───────────┘
+#pragma once
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/result.h"
+
+namespace transship::criu {
+
+struct DumpOptions {
+  std::string criu = "criu";
+  pid_t pid = 0;            // first process of the container
+  std::string root;         // the container's root directory, as its configuration names it
+  std::string images_dir;   // exists, empty; on tmpfs
+  std::string work_dir;     // exists; dump.log goes there
+  // Mounts that are not part of the images: destination in the container, and the name by which restore finds it.
+  std::vector<std::pair<std::string, std::string>> external_mounts;
+  std::vector<std::string> externals;  // others in CRIU's notation, such as "net[4026532406]:extRootNetNS"
+  uint32_t ghost_limit = 64U << 20;    // bytes of a deleted but open file
+  int log_level = 2;                   // 2: errors and warnings. Each further level costs time while frozen.
+  milliseconds freeze_timeout{2000};
+};
+
+struct DumpTimes {
+  milliseconds freeze{0};      // until every task stood still
+  milliseconds images{0};      // from then until the images were complete
+};
+
+// One thread. Owns the CRIU process.
+class DumpSession {
+ public:
+  // Starts CRIU and returns when it has prepared itself. The tasks go on running.
+  static Result<DumpSession> start(const DumpOptions& options, const Cancel& cancel, Deadline deadline);
+  DumpSession(DumpSession&&) noexcept;
+  DumpSession& operator=(DumpSession&&) noexcept;
+  ~DumpSession();
+  // Freezes the container and dumps it. On failure the container runs again when this returns (the error says so).
+  Result<DumpTimes> dump(const Cancel& cancel, Deadline deadline);
+  // Requires a successful dump(). The tasks are killed; returns when CRIU has ended and the cgroup is empty. A failure
+  // means that they could not be killed: they are frozen still, and the caller must go forward (see sys::Cgroup).
+  Result<> commit(Deadline deadline);
+  // Gives the tasks back. Idempotent, also after a failed dump(). A failure says what may still be wrong.
+  Result<> rollback(Deadline deadline);
+
+ private:
+  struct State;
+  explicit DumpSession(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace transship::criu
