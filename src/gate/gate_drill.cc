@@ -1,0 +1,134 @@
+// For the integration tests: one dump, or one restore through the gate, step by step from a script. Prints one JSON line
+// per step; a step's failure is printed and is the exit code. Reads a line from stdin where it says so.
+//
+//   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR --then commit|rollback|ask
+//   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then release|kill|ask
+//
+// `ask`: waits for one of these words on stdin. gate waits for a line before `prepare` and before `restore` when --ask is
+// given: "go", or "abort REASON".
+#include <csignal>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "criu/dump_session.h"
+#include "engine/oci_bundle.h"
+#include "gate/gate.h"
+#include "sys/file.h"
+
+namespace transship {
+namespace {
+
+using nlohmann::json;
+using Options = std::map<std::string, std::string>;
+
+constexpr milliseconds kStep{60'000};
+
+void say(json line) { std::cout << line.dump() << std::endl; }
+
+int failed(const char* step, const Error& error) {
+  say({{"step", step}, {"error", error.message()}, {"remedy", error.remedy()}, {"code", errc_name(error.code())}});
+  return 1;
+}
+
+std::string ask() {
+  std::string line;
+  std::getline(std::cin, line);
+  return line;
+}
+
+std::string decide(const Options& o) { return o.at("then") == "ask" ? ask() : o.at("then"); }
+
+int drill_dump(const Options& o, const Cancel& cancel) {
+  auto bundle = engine::load_oci_bundle(o.at("bundle"));
+  if (!bundle) return failed("bundle", bundle.error());
+  auto pid = static_cast<pid_t>(std::stol(o.at("pid")));
+  auto options = engine::dump_options(*bundle, pid);
+  if (!options) return failed("options", options.error());
+  options->images_dir = o.at("images");
+  options->work_dir = o.at("work");
+  auto descriptors = engine::descriptors_json(pid);
+  if (!descriptors) return failed("descriptors", descriptors.error());
+  if (auto r = sys::write_file_atomic(options->images_dir + "/descriptors.json", *descriptors); !r)
+    return failed("descriptors", r.error());
+  auto begin = Clock::now();
+  auto session = criu::DumpSession::start(*options, cancel, Deadline::in(kStep));
+  if (!session) return failed("start", session.error());
+  auto ms = [&] { return std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count(); };
+  say({{"step", "start"}, {"at_ms", ms()}});
+  auto times = session->dump(cancel, Deadline::in(kStep));
+  if (!times) return failed("dump", times.error());
+  say({{"step", "dump"}, {"at_ms", ms()}, {"freeze_ms", times->freeze.count()}, {"images_ms", times->images.count()}});
+  auto word = decide(o);
+  begin = Clock::now();
+  auto end = word == "commit" ? session->commit(Deadline::in(kStep)) : session->rollback(Deadline::in(kStep));
+  if (!end) return failed(word.c_str(), end.error());
+  say({{"step", word}, {"took_ms", ms()}});
+  return 0;
+}
+
+int drill_gate(const Options& o, const Cancel& cancel) {
+  gate::GateOptions options;
+  if (const char* dir = std::getenv(gate::kGatesDirVariable)) options.gates_dir = dir;
+  if (o.contains("hold")) options.hold = milliseconds(std::stol(o.at("hold")));
+  auto gate = gate::Gate::arm(o.at("id"), options);
+  if (!gate) return failed("arm", gate.error());
+  say({{"step", "armed"}});
+  auto runtime = gate->wait_for_runtime(Deadline::in(kStep), cancel);
+  if (!runtime) return failed("runtime", runtime.error());
+  say({{"step", "waiting"}, {"pid", runtime->pid}, {"bundle", runtime->bundle}});
+  auto stop_before = [&](const char* step) {
+    std::string word = o.contains("ask") ? ask() : "go";
+    if (o.contains("abort-before") && o.at("abort-before") == step) word = "abort as asked";
+    if (!word.starts_with("abort")) return false;
+    gate->abort(word.substr(std::min<size_t>(word.size(), 6)));
+    say({{"step", "aborted"}});
+    return true;
+  };
+  if (stop_before("prepare")) return 0;
+  auto begin = Clock::now();
+  auto ms = [&] { return std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count(); };
+  if (auto r = gate->prepare(o.at("images"), o.at("work"), Deadline::in(kStep), cancel); !r)
+    return failed("prepare", r.error());
+  say({{"step", "prepared"}, {"took_ms", ms()}});
+  if (stop_before("restore")) return 0;
+  begin = Clock::now();
+  auto parked = gate->restore(Deadline::in(kStep), cancel);
+  if (!parked) return failed("restore", parked.error());
+  say({{"step", "parked"}, {"took_ms", ms()}, {"pid", parked->pid()}, {"cgroup", parked->cgroup()}, {"facts", parked->facts()}});
+  auto word = decide(o);
+  if (word == "kill") {
+    if (auto r = parked->kill(Deadline::in(kStep)); !r) return failed("kill", r.error());
+    say({{"step", "killed"}});
+    return 0;
+  }
+  auto times = parked->release(Deadline::in(kStep));
+  if (!times) return failed("release", times.error());
+  say({{"step", "released"}, {"network_us", times->network.count()}, {"tasks_us", times->tasks.count()}});
+  return 0;
+}
+
+}  // namespace
+}  // namespace transship
+
+int main(int argc, char** argv) {
+  using namespace transship;
+  init_logging("debug");
+  Options o;
+  for (int i = 2; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word == "--ask") o["ask"] = "yes";
+    else if (word.starts_with("--") && i + 1 < argc) o[word.substr(2)] = argv[++i];
+  }
+  auto cancel = Cancel::create();
+  if (!cancel || argc < 2) return 2;
+  std::string verb = argv[1];
+  try {
+    if (verb == "dump") return drill_dump(o, *cancel);
+    if (verb == "gate") return drill_gate(o, *cancel);
+  } catch (const std::exception& e) {
+    std::cerr << "gate_drill: " << e.what() << "\n";
+  }
+  return 2;
+}

@@ -1,0 +1,278 @@
+#include "gate/gated_create.h"
+
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/text.h"
+#include "engine/oci_bundle.h"
+#include "gate/criu_proxy.h"
+#include "gate/criu_role.h"
+#include "gate/protocol.h"
+#include "sys/file.h"
+#include "sys/process.h"
+
+namespace transship::gate {
+namespace {
+
+using nlohmann::json;
+
+constexpr milliseconds kDefaultHold{5000};
+constexpr milliseconds kMaxHold{600'000};
+// After CRIU's end runc only writes two small files.
+constexpr milliseconds kRuncEnds{3000};
+constexpr std::array<std::string_view, 5> kRuncPlaces = {"/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc",
+                                                         "/usr/local/sbin/runc", "/bin/runc"};
+constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+std::string variable(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0' ? value : otherwise;
+}
+
+Result<std::string> find_program(const std::string& name) {
+  for (const auto& dir : split(variable("PATH", kDefaultPath), ':')) {
+    auto path = dir + "/" + name;
+    if (!dir.empty() && ::access(path.c_str(), X_OK) == 0) return path;
+  }
+  return fail(Errc::kNotFound, "there is no program {} in PATH", name);
+}
+
+milliseconds hold_time(const std::string& gate_dir) {
+  auto text = sys::read_file(gate_dir + "/" + kGateSettings, 65536);
+  if (!text) return kDefaultHold;
+  auto j = json::parse(*text, nullptr, false);
+  if (!j.is_object() || !j.contains("hold_ms") || !j["hold_ms"].is_number_integer()) return kDefaultHold;
+  return std::clamp(milliseconds(j["hold_ms"].get<int64_t>()), milliseconds(1), kMaxHold);
+}
+
+// The last error that runc logged (JSON lines).
+std::string runc_error(const std::string& log_path) {
+  auto text = sys::read_file(log_path, 1U << 20);
+  if (!text) return {};
+  std::string last;
+  for (const auto& line : split(*text, '\n')) {
+    auto j = json::parse(line, nullptr, false);
+    if (j.is_object() && j.value("level", "") == "error" && j.contains("msg") && j["msg"].is_string())
+      last = j["msg"].get<std::string>();
+  }
+  return last;
+}
+
+// One create that became a restore.
+class GatedCreate {
+ public:
+  GatedCreate(const CommandLine& line, std::string gate_dir, std::string self)
+      : line_(line), gate_dir_(std::move(gate_dir)), self_(std::move(self)),
+        deadline_(Deadline::in(hold_time(gate_dir_))) {}
+  Result<> run();
+
+ private:
+  Result<> connect();
+  Result<> next_order(Kind wanted);
+  Result<> start_runc();
+  Result<> meet_criu();
+  Result<> restore();
+  Result<> end_runc();
+  std::optional<Error> word_from_gate();
+  Error explain(Error error) const;
+
+  const CommandLine& line_;
+  std::string gate_dir_;
+  std::string self_;
+  Deadline deadline_;
+  Channel gate_;
+  std::string images_dir_;
+  std::string work_dir_;
+  std::string runc_log_;
+  Fd listener_;
+  sys::Child runc_;
+  std::optional<CriuProxy> proxy_;
+};
+
+Result<> GatedCreate::connect() {
+  auto channel = Channel::connect(gate_dir_ + "/" + kGateSocket);
+  if (!channel)
+    return std::unexpected(
+        Error(Errc::kUnavailable, fmt::format("container {} is being moved here, but transshipd does not answer: {}; not "
+                                              "starting a fresh copy", line_.id, channel.error().message()))
+            .with_remedy(fmt::format("look at the move with `transship moves`; when it is over, remove {}", gate_dir_)));
+  gate_ = std::move(*channel);
+  Message hello;
+  hello.kind = Kind::kWaiting;
+  hello.pid = ::getpid();
+  hello.id = line_.id;
+  hello.bundle = std::filesystem::absolute(line_.bundle).string();
+  hello.args = line_.rest;
+  return gate_.send(hello);
+}
+
+// Waits for `wanted`; abort and everything else is an error.
+Result<> GatedCreate::next_order(Kind wanted) {
+  auto got = gate_.receive(deadline_);
+  if (!got) return std::unexpected(std::move(got).error().context("wait at the gate"));
+  const auto& m = got->message;
+  if (m.kind == Kind::kAbort)
+    return std::unexpected(Error(Errc::kCancelled, fmt::format("the move was called off: {}", m.reason)).with_remedy(m.remedy));
+  if (m.kind != wanted) return fail(Errc::kPeerProtocol, "transshipd sent the gate an order out of turn");
+  if (wanted == Kind::kPrepare) {
+    images_dir_ = m.images_dir;
+    work_dir_ = m.work_dir;
+    runc_log_ = work_dir_ + "/runc.log";
+  }
+  return {};
+}
+
+Result<> GatedCreate::start_runc() {
+  TS_TRY_ASSIGN(auto bundle, engine::load_oci_bundle(line_.bundle));
+  TS_TRY_ASSIGN(auto runc, real_runtime());
+  TS_TRY_ASSIGN(auto criu, find_program("criu"));
+  // A directory with us as `criu`, first in runc's PATH.
+  auto bin = gate_dir_ + "/bin";
+  TS_TRY(sys::make_dirs(bin));
+  std::error_code error;
+  std::filesystem::create_symlink(self_, bin + "/criu", error);
+  if (error && error != std::errc::file_exists) return fail_errno(error.value(), "link {}/criu", bin);
+  auto socket = gate_dir_ + "/criu.sock";
+  (void)::unlink(socket.c_str());
+  TS_TRY_ASSIGN(listener_, listen_at(socket));
+  sys::Child::Options o;
+  o.argv = restore_arguments(line_, images_dir_, work_dir_, runc_log_);
+  o.argv.insert(o.argv.begin(), runc);
+  o.env = {fmt::format("PATH={}:{}", bin, variable("PATH", kDefaultPath)), fmt::format("{}={}", kRealCriuVariable, criu),
+           fmt::format("{}={}", kCriuSocketVariable, socket), fmt::format("{}={}", kImagesVariable, images_dir_),
+           fmt::format("{}={}", kWorkVariable, work_dir_)};
+  if (bundle.has_own("cgroup")) o.env.push_back(fmt::format("{}=1", kCgroupNamespaceVariable));
+  o.stdin_fd = 0;  // these become the tasks' own where they were pipes of the engine on the source
+  TS_TRY_ASSIGN(runc_, sys::Child::spawn(o));
+  return {};
+}
+
+Result<> GatedCreate::meet_criu() {
+  auto connection = accept_one(listener_.get(), deadline_, nullptr, runc_.pidfd());
+  if (!connection) return std::unexpected(std::move(connection).error().context("wait for runc to start CRIU"));
+  TS_TRY_ASSIGN(auto sockets, receive_criu_sockets(connection->get()));
+  proxy_.emplace(std::move(sockets));
+  return proxy_->take_request();
+}
+
+std::optional<Error> GatedCreate::word_from_gate() {
+  auto got = gate_.receive(Deadline::in(milliseconds(0)));
+  if (got && got->message.kind == Kind::kAbort)
+    return Error(Errc::kCancelled, fmt::format("the move was called off: {}", got->message.reason));
+  if (got) return Error(Errc::kPeerProtocol, "transshipd sent the gate an order out of turn");
+  return Error(Errc::kUnavailable, fmt::format("transshipd went away: {}", got.error().message()));
+}
+
+Result<> GatedCreate::restore() {
+  return proxy_->restore(deadline_, gate_.poll_fd(), [this] { return word_from_gate(); },
+                         [this](const std::string& stage, pid_t pid) {
+                           Message m;
+                           m.kind = Kind::kStage;
+                           m.name = stage;
+                           m.pid = pid;
+                           (void)gate_.send(m);  // for the log only; a daemon that is gone shows at the next poll
+                         });
+}
+
+Result<> GatedCreate::end_runc() {
+  auto code = runc_.wait(deadline_.sooner(Deadline::in(kRuncEnds)));
+  if (!code) return std::unexpected(std::move(code).error().context("wait for the end of runc restore"));
+  if (*code != 0) return fail(Errc::kUnavailable, "runc restore ended with code {}: {}", *code, runc_error(runc_log_));
+  TS_TRY_ASSIGN(auto start, sys::start_time(proxy_->container_pid()));
+  return sys::write_file_atomic(gate_dir_ + "/" + kParkedFile, fmt::format("{} {}\n", proxy_->container_pid(), start));
+}
+
+// Adds what CRIU and runc wrote down.
+Error GatedCreate::explain(Error error) const {
+  if (work_dir_.empty() || error.code() == Errc::kCancelled) return error;
+  auto said = runc_error(runc_log_);
+  auto log = work_dir_ + "/restore.log";
+  std::string remedy = error.remedy();
+  std::string message = error.message();
+  if (!said.empty() && message.find(said) == std::string::npos) message += "; runc: " + said;
+  return std::move(Error(error.code(), message)).with_remedy(remedy);
+}
+
+Result<> GatedCreate::run() {
+  TS_TRY(connect());
+  auto work = [this]() -> Result<> {
+    TS_TRY(next_order(Kind::kPrepare));
+    TS_TRY(start_runc());
+    TS_TRY(meet_criu());
+    Message prepared;
+    prepared.kind = Kind::kPrepared;
+    prepared.cgroup = proxy_->cgroup();
+    TS_TRY(gate_.send(prepared, proxy_->criu_socket()));
+    TS_TRY(next_order(Kind::kRestore));
+    TS_TRY(restore());
+    TS_TRY(end_runc());
+    Message parked;
+    parked.kind = Kind::kParked;
+    parked.pid = proxy_->container_pid();
+    parked.cgroup = proxy_->cgroup();
+    return gate_.send(parked, proxy_->netfilter_socket());
+  };
+  auto result = work();
+  if (result) return {};
+  if (proxy_) proxy_->kill_all();
+  // runc tidies up after a failed restore; it gets the time for it.
+  if (runc_.running() && !runc_.wait(Deadline::in(kRuncEnds))) runc_ = sys::Child();
+  (void)::unlink((gate_dir_ + "/" + kParkedFile).c_str());
+  auto error = explain(std::move(result).error());
+  Message failed;
+  failed.kind = Kind::kFailed;
+  failed.reason = error.message();
+  failed.remedy = error.remedy();
+  (void)gate_.send(failed);
+  return std::unexpected(std::move(error));
+}
+
+}  // namespace
+
+std::string gates_dir() { return variable(kGatesDirVariable, kDefaultGatesDir); }
+
+std::string gate_dir_of(const std::string& id) {
+  if (!is_plain_name(id)) return {};
+  return gates_dir() + "/" + id;
+}
+
+Result<std::string> real_runtime() {
+  if (auto named = variable("TRANSSHIP_RUNC", ""); !named.empty()) return named;
+  if (auto found = find_program("runc")) return found;
+  for (auto place : kRuncPlaces) {
+    if (::access(std::string(place).c_str(), X_OK) == 0) return std::string(place);
+  }
+  return std::unexpected(Error(Errc::kNotFound, "transship-runtime passes calls on to runc, and there is no runc here")
+                             .with_remedy("install runc, or set TRANSSHIP_RUNC to its path"));
+}
+
+Result<> gated_create(const CommandLine& line, const std::string& gate_dir, const std::string& self) {
+  return GatedCreate(line, gate_dir, self).run();
+}
+
+Result<> gated_start(const CommandLine& line, const std::string& gate_dir) {
+  auto file = gate_dir + "/" + kParkedFile;
+  auto text = sys::read_file(file, 4096);
+  if (!text)
+    return std::unexpected(Error(Errc::kRefused, fmt::format("container {} is being moved here and is not restored yet; "
+                                                             "not starting a fresh copy", line.id))
+                               .with_remedy("look at the move with `transship moves`"));
+  auto parts = split(trim(*text), ' ');
+  TS_TRY_ASSIGN(auto pid, parse_u64(parts[0], "pid in " + file));
+  auto started = sys::start_time(static_cast<pid_t>(pid));
+  if (parts.size() != 2 || !started || std::to_string(*started) != parts[1])
+    return fail(Errc::kUnavailable, "container {} was restored as process {}, which has ended since", line.id, pid);
+  if (::unlink(file.c_str()) < 0) return fail_errno(errno, "remove {}", file);
+  // Ours to remove when the daemon has finished with it before this call came.
+  (void)::rmdir(gate_dir.c_str());
+  return {};
+}
+
+}  // namespace transship::gate

@@ -1,0 +1,198 @@
+#include "gate/protocol.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <array>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+namespace transship::gate {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxPacket = 256U << 10;
+constexpr std::array<std::string_view, 9> kKindNames = {"",        "waiting", "prepare", "prepared", "restore",
+                                                        "stage",   "parked",  "failed",  "abort"};
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    return fail(Errc::kInvalidArgument, "the socket path {} is longer than {} bytes", path, sizeof address.sun_path - 1);
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+void put(json& j, const char* key, const std::string& value) {
+  if (!value.empty()) j[key] = value;
+}
+
+std::string text_of(const json& j, const char* key) {
+  auto it = j.find(key);
+  return it != j.end() && it->is_string() ? it->get<std::string>() : std::string();
+}
+
+int int_of(const json& j, const char* key) {
+  auto it = j.find(key);
+  return it != j.end() && it->is_number_integer() ? it->get<int>() : 0;
+}
+
+}  // namespace
+
+std::string encode(const Message& m) {
+  json j;
+  j["type"] = kKindNames.at(static_cast<size_t>(m.kind));
+  j["version"] = m.version;
+  if (m.pid != 0) j["pid"] = m.pid;
+  put(j, "id", m.id);
+  put(j, "bundle", m.bundle);
+  if (!m.args.empty()) j["args"] = m.args;
+  put(j, "images_dir", m.images_dir);
+  put(j, "work_dir", m.work_dir);
+  put(j, "name", m.name);
+  put(j, "cgroup", m.cgroup);
+  put(j, "reason", m.reason);
+  put(j, "remedy", m.remedy);
+  // Arguments and paths may be any bytes; what is not text is shown as a replacement character.
+  return j.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Result<Message> decode(std::string_view packet) {
+  auto j = json::parse(packet, nullptr, false);
+  if (!j.is_object()) return fail(Errc::kPeerProtocol, "a message at the gate is not a JSON object");
+  Message m;
+  auto type = text_of(j, "type");
+  for (size_t k = 1; k < kKindNames.size(); ++k) {
+    if (type == kKindNames.at(k)) m.kind = static_cast<Kind>(k);
+  }
+  m.version = int_of(j, "version");
+  if (m.kind == Kind::kInvalid) return fail(Errc::kPeerProtocol, "a message at the gate has the unknown type '{}'", type);
+  if (m.version != kProtocolVersion)
+    return std::unexpected(Error(Errc::kPeerProtocol, fmt::format("the gate speaks version {}, this program {}", m.version,
+                                                                  kProtocolVersion))
+                               .with_remedy("install transshipd and transship-runtime of the same version"));
+  m.pid = int_of(j, "pid");
+  m.id = text_of(j, "id");
+  m.bundle = text_of(j, "bundle");
+  if (auto it = j.find("args"); it != j.end() && it->is_array()) {
+    for (const auto& a : *it) m.args.push_back(a.is_string() ? a.get<std::string>() : std::string());
+  }
+  m.images_dir = text_of(j, "images_dir");
+  m.work_dir = text_of(j, "work_dir");
+  m.name = text_of(j, "name");
+  m.cgroup = text_of(j, "cgroup");
+  m.reason = text_of(j, "reason");
+  m.remedy = text_of(j, "remedy");
+  return m;
+}
+
+Result<> send_packet(int socket, std::string_view data, const std::vector<int>& fds) {
+  TS_CHECK(fds.size() <= kMaxFds);
+  iovec io{const_cast<char*>(data.data()), data.size()};  // NOLINT: sendmsg does not write there
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+  msghdr header{};
+  header.msg_iov = &io;
+  header.msg_iovlen = 1;
+  if (!fds.empty()) {
+    header.msg_control = control.data();
+    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
+    auto* c = CMSG_FIRSTHDR(&header);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
+    std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
+  }
+  if (retry_eintr([&] { return ::sendmsg(socket, &header, MSG_NOSIGNAL); }) < 0) return fail_errno(errno, "send a packet");
+  return {};
+}
+
+Result<Packet> receive_packet(int socket) {
+  Packet packet;
+  packet.data.resize(kMaxPacket);
+  iovec io{packet.data.data(), packet.data.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+  msghdr header{};
+  header.msg_iov = &io;
+  header.msg_iovlen = 1;
+  header.msg_control = control.data();
+  header.msg_controllen = control.size();
+  auto got = retry_eintr([&] { return ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC); });
+  if (got < 0) return fail_errno(errno, "receive a packet");
+  for (auto* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+      packet.fds.emplace_back(fd);
+    }
+  }
+  if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return fail(Errc::kPeerProtocol, "a packet is too large");
+  packet.data.resize(static_cast<size_t>(got));
+  return packet;
+}
+
+Result<Channel> Channel::connect(const std::string& path) {
+  TS_TRY_ASSIGN(auto address, address_of(path));
+  Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return fail_errno(errno, "make a socket");
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+    return fail_errno(errno, "connect to {}", path);
+  return Channel(std::move(socket));
+}
+
+Result<> Channel::send(const Message& message, int fd) {
+  auto packet = encode(message);
+  if (fd < 0) return send_packet(socket_.get(), packet);
+  return send_packet(socket_.get(), packet, {fd});
+}
+
+Result<Received> Channel::receive(Deadline deadline, const Cancel* cancel) {
+  std::array<pollfd, 2> p = {{{socket_.get(), POLLIN, 0}, {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0}}};
+  while (true) {
+    int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
+    if (n < 0 && errno != EINTR) return fail_errno(errno, "wait at the gate");
+    if (n > 0 && p[0].revents != 0) break;
+    if (n > 0 && p[1].revents != 0) TS_TRY(cancel->check());
+    if (deadline.passed()) return fail(Errc::kTimeout, "no message at the gate in time");
+  }
+  auto packet = receive_packet(socket_.get());
+  if (!packet && packet.error().sys_errno() != ECONNRESET) return std::unexpected(std::move(packet).error());
+  if (!packet || packet->data.empty()) return fail(Errc::kUnavailable, "the other side of the gate has gone");
+  TS_TRY_ASSIGN(Message message, decode(packet->data));
+  return Received{std::move(message), packet->fds.empty() ? Fd() : std::move(packet->fds.front())};
+}
+
+Result<Fd> listen_at(const std::string& path) {
+  TS_TRY_ASSIGN(auto address, address_of(path));
+  Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return fail_errno(errno, "make a socket");
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+    return fail_errno(errno, "bind {}", path);
+  if (::chmod(path.c_str(), 0600) < 0) return fail_errno(errno, "chmod {}", path);
+  if (::listen(socket.get(), 4) < 0) return fail_errno(errno, "listen at {}", path);
+  return socket;
+}
+
+Result<Fd> accept_one(int listener, Deadline deadline, const Cancel* cancel, int also_watch) {
+  std::array<pollfd, 3> p = {{{listener, POLLIN, 0},
+                              {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0},
+                              {also_watch, POLLIN, 0}}};
+  while (true) {
+    int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
+    if (n < 0 && errno != EINTR) return fail_errno(errno, "wait for a connection");
+    if (n > 0 && p[0].revents != 0) break;
+    if (n > 0 && p[1].revents != 0) TS_TRY(cancel->check());
+    if (n > 0 && p[2].revents != 0) return fail(Errc::kUnavailable, "it ended before it connected");
+    if (deadline.passed()) return fail(Errc::kTimeout, "nobody connected in time");
+  }
+  Fd socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket.valid()) return fail_errno(errno, "accept a connection");
+  return socket;
+}
+
+}  // namespace transship::gate
