@@ -1,0 +1,280 @@
+#include "cli/args.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+
+#include "base/text.h"
+#include "cli/exit_code.h"
+
+namespace transship::cli {
+namespace {
+
+constexpr const char* kDefaultSocket = "/run/transship/transshipd.sock";
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  transship ps                       what runs here, and what of it can move\n"
+    "  transship plan redis --to azure    what a move would do, and what keeps it from happening\n"
+    "  transship move redis --to azure\n";
+
+std::string with_exit_codes(const char* examples) {
+  return std::string(examples) + "\n" + std::string(exit_code_help());
+}
+
+CLI::App* sub(CLI::App& parent, const char* name, const char* what, const char* examples) {
+  CLI::App* app = parent.add_subcommand(name, what);
+  app->footer(with_exit_codes(examples));
+  return app;
+}
+
+void add_json(CLI::App* app, Arguments& a) {
+  app->add_flag("--json", a.json, "JSON lines instead of text, see docs/json.md");
+}
+
+// What the daemon will say as well, but here before a connection, and with exit code 2.
+std::string check_container(const std::string& text) {
+  size_t colon = text.find(':');
+  std::string engine = colon == std::string::npos ? "" : text.substr(0, colon);
+  std::string name = colon == std::string::npos ? text : text.substr(colon + 1);
+  if (!is_plain_name(name) || (colon != std::string::npos && !is_plain_name(engine)))
+    return fmt::format("\"{}\" is not a container: give NAME, podman:NAME or runc:ID", text.substr(0, 64));
+  return {};
+}
+
+std::string check_name(const std::string& text) {
+  if (is_plain_name(text)) return {};
+  return fmt::format(
+      "\"{}\" is not a name: letters, digits, '.', '_' and '-', at most 128, not starting with '.' or '-'",
+      text.substr(0, 64));
+}
+
+std::string check_rate(const std::string& text) {
+  auto rate = parse_bit_rate(text);
+  return rate ? std::string() : rate.error().message();
+}
+
+// It ends up on ssh's command line, where a leading '-' would be an option.
+std::string check_ssh(const std::string& text) {
+  bool bad = text.empty() || text[0] == '-' ||
+             std::ranges::any_of(text, [](unsigned char c) { return c <= ' ' || c == 0x7f; });
+  return bad ? fmt::format("\"{}\" is not user@host", text.substr(0, 64)) : std::string();
+}
+
+CLI::Validator validator(std::string (*check)(const std::string&)) {
+  return CLI::Validator([check](std::string& text) { return check(text); }, "", "");
+}
+
+struct Parser {
+  Arguments a;
+  std::string rate;
+  CLI::App app{"Moves a running container to another host without its clients noticing.", "transship"};
+  std::vector<std::pair<CLI::App*, Command>> commands;
+
+  Parser() {
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.footer(with_exit_codes(kFooter));
+    a.socket = kDefaultSocket;
+    app.add_option("--socket", a.socket, "Socket of the daemon on this host")
+        ->envname("TRANSSHIP_SOCKET")
+        ->capture_default_str()
+        ->type_name("PATH");
+    add_moving();
+    add_history();
+    add_peer();
+    add_node();
+  }
+
+  void add_moving() {
+    CLI::App* ps = sub(app, "ps", "List containers, and why those that cannot move cannot",
+                       "Examples:\n  transship ps\n  transship ps -a --json | jq 'select(.movable)'\n");
+    ps->add_flag("-a,--all", a.all, "Stopped ones as well");
+    add_json(ps, a);
+    commands.emplace_back(ps, Command::kPs);
+
+    CLI::App* plan =
+        sub(app, "plan", "Check whether a move would work, and predict bytes, time and gap",
+            "Examples:\n  transship plan redis --to azure\n  transship plan runc:cache1 --to azure --json\n");
+    add_target(plan);
+    add_json(plan, a);
+    commands.emplace_back(plan, Command::kPlan);
+
+    CLI::App* move =
+        sub(app, "move", "Move a running container to another node",
+            "Ctrl-C cancels: the source runs on, and nothing stays behind. Once more leaves without waiting.\n\n"
+            "Examples:\n  transship move redis --to azure\n"
+            "  transship move podman:redis --to azure --keep-source --bwlimit 500mbit\n"
+            "  id=$(transship move redis --to azure --detach) && transship show \"$id\"\n");
+    add_target(move);
+    move->add_flag("--keep-source", a.keep_source, "Keep the stopped container on the source");
+    move->add_flag("-d,--detach", a.detach, "Print the move's ID and return once the destination has reserved");
+    move->add_option("--bwlimit", rate, "Send at most that much: 800kbit, 100mbit, 1.5gbit")
+        ->type_name("RATE")
+        ->check(validator(check_rate));
+    CLI::Option* quiet = move->add_flag("-q,--quiet", a.quiet, "Print errors only");
+    move->add_flag("-v,--verbose", a.verbose, "Show the checks that are fine, and every part of the time")
+        ->excludes(quiet);
+    add_json(move, a);
+    commands.emplace_back(move, Command::kMove);
+  }
+
+  void add_target(CLI::App* command) {
+    command->add_option("container", a.name, "NAME when unambiguous, podman:NAME or runc:ID")
+        ->required()
+        ->type_name("NAME")
+        ->check(validator(check_container));
+    command->add_option("--to", a.to, "Name of the peer to move it to, see transship peer ls")
+        ->required()
+        ->type_name("PEER")
+        ->check(validator(check_name));
+  }
+
+  void add_history() {
+    CLI::App* moves =
+        sub(app, "moves", "List moves, newest first", "Examples:\n  transship moves\n  transship moves -n 3\n");
+    moves->add_option("-n,--limit", a.limit, "How many")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 10000))
+        ->type_name("N");
+    add_json(moves, a);
+    commands.emplace_back(moves, Command::kMoves);
+
+    CLI::App* show =
+        sub(app, "show", "Show one move: phases, times, bytes, errors", "Examples:\n  transship show 1f6c0a\n");
+    add_id(show);
+    add_json(show, a);
+    commands.emplace_back(show, Command::kShow);
+
+    CLI::App* cancel =
+        sub(app, "cancel", "Cancel a move that is not committed yet", "Examples:\n  transship cancel 1f6c0a\n");
+    add_id(cancel);
+    add_json(cancel, a);
+    commands.emplace_back(cancel, Command::kCancel);
+  }
+
+  void add_id(CLI::App* command) {
+    command->add_option("id", a.name, "ID of the move, see transship moves")
+        ->required()
+        ->type_name("ID")
+        ->check(validator(check_name));
+  }
+
+  void add_peer() {
+    CLI::App* peer = app.add_subcommand("peer", "Nodes that this one trusts");
+    peer->require_subcommand(1);
+    peer->footer(with_exit_codes("Examples:\n  transship peer ls\n  transship peer add azure 10.20.0.2\n"));
+    CLI::App* add = sub(*peer, "add", "Trust a node: remember its name, address and key",
+                        "Without --fingerprint or --ssh it shows both keys and asks.\n\n"
+                        "Examples:\n  transship peer add azure 10.20.0.2\n"
+                        "  transship peer add azure 10.20.0.2:7601 --fingerprint SHA256:...\n"
+                        "  transship peer add azure --ssh root@azure.example.org   (both ways, over your own ssh)\n");
+    add_peer_name(add);
+    add->add_option("address", a.address, "HOST, HOST:PORT or [IPV6]:PORT")->type_name("ADDRESS");
+    CLI::Option* fingerprint =
+        add->add_option("--fingerprint", a.fingerprint, "Fingerprint of its key, known from elsewhere; asks nothing")
+            ->type_name("FP");
+    CLI::Option* ssh =
+        add->add_option("--ssh", a.ssh, "Exchange keys both ways over ssh; its host key checks stay as you have them")
+            ->type_name("USER@HOST")
+            ->check(validator(check_ssh))
+            ->excludes(fingerprint);
+    add->add_option("--own-address", a.own_address, "With --ssh: where the other node reaches this one")
+        ->type_name("ADDRESS")
+        ->needs(ssh);
+    add->add_option("--remote-program", a.remote_program,
+                    "With --ssh: how to call transship there, e.g. \"sudo transship\"")
+        ->type_name("COMMAND")
+        ->needs(ssh)
+        ->capture_default_str();
+    add_json(add, a);
+    commands.emplace_back(add, Command::kPeerAdd);
+    add_peer_rest(*peer);
+  }
+
+  void add_peer_rest(CLI::App& peer) {
+    CLI::App* ls = sub(peer, "ls", "List trusted nodes", "Examples:\n  transship peer ls\n");
+    add_json(ls, a);
+    commands.emplace_back(ls, Command::kPeerLs);
+    CLI::App* rm = sub(peer, "rm", "Trust a node no more", "Examples:\n  transship peer rm azure\n");
+    add_peer_name(rm);
+    add_json(rm, a);
+    commands.emplace_back(rm, Command::kPeerRm);
+    CLI::App* check = sub(peer, "check", "Measure round trip, bandwidth and clock; show versions",
+                          "Examples:\n  transship peer check azure\n");
+    add_peer_name(check);
+    add_json(check, a);
+    commands.emplace_back(check, Command::kPeerCheck);
+  }
+
+  void add_peer_name(CLI::App* command) {
+    command->add_option("name", a.name, "Name of the peer")
+        ->required()
+        ->type_name("NAME")
+        ->check(validator(check_name));
+  }
+
+  void add_node() {
+    CLI::App* node = app.add_subcommand("node", "This node");
+    node->require_subcommand(1);
+    node->footer(with_exit_codes("Examples:\n  transship node info\n"));
+    CLI::App* info =
+        sub(*node, "info", "Show key, versions and free resources", "Examples:\n  transship node info --json\n");
+    add_json(info, a);
+    commands.emplace_back(info, Command::kNodeInfo);
+    CLI::App* version =
+        sub(app, "version", "Show versions of this program and of the daemon", "Examples:\n  transship version\n");
+    add_json(version, a);
+    commands.emplace_back(version, Command::kVersion);
+  }
+
+  // What the library cannot say about pairs of options.
+  std::string contradiction() const {
+    if (a.command == Command::kPeerAdd && a.address.empty() && a.ssh.empty())
+      return "peer add: give ADDRESS, or --ssh USER@HOST";
+    if (a.command == Command::kPeerAdd && !a.ssh.empty() && a.remote_program.empty())
+      return "peer add: --remote-program is empty";
+    return {};
+  }
+};
+
+}  // namespace
+
+Result<uint64_t> parse_bit_rate(const std::string& text) {
+  std::string lower = text;
+  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (lower.ends_with("/s")) lower.resize(lower.size() - 2);
+  double number = 0;
+  auto [end, error] = std::from_chars(lower.data(), lower.data() + lower.size(), number, std::chars_format::fixed);
+  std::string_view unit(end, lower.data() + lower.size());
+  double factor = unit == "kbit" ? 1e3 : unit == "mbit" ? 1e6 : unit == "gbit" ? 1e9 : 0;
+  double bits = number * factor;
+  // Below that nothing would ever end; above it is a typing error.
+  if (error != std::errc() || factor == 0 || !(bits >= 1e3) || bits > 1e13)
+    return fail(Errc::kInvalidArgument, "\"{}\" is not a rate: give for example 800kbit, 100mbit or 1.5gbit",
+                text.substr(0, 64));
+  return static_cast<uint64_t>(bits);
+}
+
+std::variant<Arguments, Stop> parse_arguments(const std::vector<std::string>& args) {
+  Parser parser;
+  // The library takes them from the end.
+  std::vector<std::string> reversed(args.rbegin(), args.rend());
+  try {
+    parser.app.parse(reversed);
+  } catch (const CLI::ParseError& e) {
+    std::ostringstream out;
+    std::ostringstream err;
+    int code = parser.app.exit(e, out, err);
+    return Stop{code == 0 ? 0 : exit_code(Outcome::kUsage), out.str(), err.str()};
+  }
+  for (auto [app, command] : parser.commands)
+    if (app->parsed()) parser.a.command = command;
+  if (std::string wrong = parser.contradiction(); !wrong.empty())
+    return Stop{exit_code(Outcome::kUsage), "", wrong + "\nRun with --help for more information.\n"};
+  if (!parser.rate.empty()) parser.a.max_bits_per_second = parse_bit_rate(parser.rate).value_or(0);
+  return parser.a;
+}
+
+}  // namespace transship::cli

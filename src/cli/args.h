@@ -1,0 +1,59 @@
+// The command line, parsed and checked as far as that goes without the daemon.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+
+namespace transship::cli {
+
+enum class Command {
+  kPs,
+  kPlan,
+  kMove,
+  kMoves,
+  kShow,
+  kCancel,
+  kPeerAdd,
+  kPeerLs,
+  kPeerRm,
+  kPeerCheck,
+  kNodeInfo,
+  kVersion,
+};
+
+struct Arguments {
+  Command command = Command::kVersion;
+  std::string socket;
+  bool json = false;
+  bool all = false;
+  std::string name;  // container, move or peer
+  std::string to;
+  bool keep_source = false;
+  bool detach = false;
+  bool quiet = false;
+  bool verbose = false;
+  uint64_t max_bits_per_second = 0;  // 0: no limit
+  uint32_t limit = 20;
+  std::string address;
+  std::string fingerprint;
+  std::string ssh;  // user@host
+  std::string own_address;
+  std::string remote_program = "transship";
+};
+
+// What to print instead of running a command: help (exit code 0) or what is wrong (2).
+struct Stop {
+  int exit_code = 0;
+  std::string out;
+  std::string err;
+};
+
+std::variant<Arguments, Stop> parse_arguments(const std::vector<std::string>& args);
+
+// "100mbit", "1.5gbit", "800kbit", also with "/s".
+Result<uint64_t> parse_bit_rate(const std::string& text);
+
+}  // namespace transship::cli

@@ -1,0 +1,96 @@
+#include "cli/args.h"
+
+#include <gtest/gtest.h>
+
+#include "base/text.h"
+
+namespace transship::cli {
+namespace {
+
+std::variant<Arguments, Stop> parse(const std::string& line) { return parse_arguments(split(line, ' ')); }
+
+Arguments good(const std::string& line) {
+  auto parsed = parse(line);
+  if (auto* stop = std::get_if<Stop>(&parsed)) {
+    ADD_FAILURE() << line << ": " << stop->err;
+    return {};
+  }
+  return std::get<Arguments>(parsed);
+}
+
+std::string usage_error(const std::string& line) {
+  auto parsed = parse(line);
+  auto* stop = std::get_if<Stop>(&parsed);
+  if (stop == nullptr) return "was accepted: " + line;
+  EXPECT_EQ(stop->exit_code, 2) << line;
+  EXPECT_EQ(stop->out, "") << line;
+  return stop->err;
+}
+
+TEST(Arguments, Move) {
+  Arguments a = good("move podman:redis --to azure --keep-source --bwlimit 1.5gbit -v");
+  EXPECT_EQ(a.command, Command::kMove);
+  EXPECT_EQ(a.name, "podman:redis");
+  EXPECT_EQ(a.to, "azure");
+  EXPECT_TRUE(a.keep_source);
+  EXPECT_TRUE(a.verbose);
+  EXPECT_FALSE(a.detach);
+  EXPECT_EQ(a.max_bits_per_second, 1'500'000'000U);
+}
+
+TEST(Arguments, EveryCommandIsKnown) {
+  EXPECT_EQ(good("ps -a").command, Command::kPs);
+  EXPECT_EQ(good("plan x --to y").command, Command::kPlan);
+  EXPECT_EQ(good("moves -n 3").limit, 3U);
+  EXPECT_EQ(good("show m1").command, Command::kShow);
+  EXPECT_EQ(good("cancel m1").command, Command::kCancel);
+  EXPECT_EQ(good("peer add azure 10.0.0.1").command, Command::kPeerAdd);
+  EXPECT_EQ(good("peer ls").command, Command::kPeerLs);
+  EXPECT_EQ(good("peer rm azure").command, Command::kPeerRm);
+  EXPECT_EQ(good("peer check azure").command, Command::kPeerCheck);
+  EXPECT_EQ(good("node info --json").command, Command::kNodeInfo);
+  EXPECT_EQ(good("version").command, Command::kVersion);
+}
+
+TEST(Arguments, SocketBeforeOrAfterTheCommand) {
+  EXPECT_EQ(good("--socket /a ps").socket, "/a");
+  EXPECT_EQ(good("ps --socket /a").socket, "/a");
+  EXPECT_EQ(good("ps").socket, "/run/transship/transshipd.sock");
+}
+
+TEST(Arguments, WhatIsWrongIsSaid) {
+  EXPECT_NE(usage_error("move redis").find("--to is required"), std::string::npos);
+  EXPECT_NE(usage_error("move --to azure").find("container is required"), std::string::npos);
+  EXPECT_NE(usage_error("move ../x --to azure").find("is not a container"), std::string::npos);
+  EXPECT_NE(usage_error("move redis --to -x").find("--to"), std::string::npos);
+  EXPECT_NE(usage_error("move redis --to azure --bwlimit fast").find("is not a rate"), std::string::npos);
+  EXPECT_NE(usage_error("move redis --to azure -q -v").find("excludes"), std::string::npos);
+  EXPECT_NE(usage_error("peer add azure").find("give ADDRESS, or --ssh"), std::string::npos);
+  EXPECT_NE(usage_error("peer add azure --ssh -oProxyCommand=x").find("--ssh"), std::string::npos);
+  EXPECT_NE(usage_error("peer add azure a --ssh b@c --fingerprint d").find("excludes"), std::string::npos);
+  EXPECT_NE(usage_error("peer add azure a --own-address b").find("requires --ssh"), std::string::npos);
+  EXPECT_NE(usage_error("nonsense").find("Run with --help"), std::string::npos);
+}
+
+TEST(Arguments, EveryHelpListsTheExitCodes) {
+  for (const char* line : {"--help", "ps --help", "plan --help", "move --help", "moves --help", "show --help",
+                           "cancel --help", "peer --help", "peer add --help", "peer ls --help", "peer rm --help",
+                           "peer check --help", "node --help", "node info --help", "version --help"}) {
+    auto parsed = parse(line);
+    auto* stop = std::get_if<Stop>(&parsed);
+    ASSERT_NE(stop, nullptr) << line;
+    EXPECT_EQ(stop->exit_code, 0) << line;
+    EXPECT_NE(stop->out.find("Examples:"), std::string::npos) << line;
+    EXPECT_NE(stop->out.find("130  cancelled"), std::string::npos) << line;
+  }
+}
+
+TEST(BitRate, UnitsAndLimits) {
+  EXPECT_EQ(*parse_bit_rate("800kbit"), 800'000U);
+  EXPECT_EQ(*parse_bit_rate("100Mbit/s"), 100'000'000U);
+  for (const char* bad : {"", "100", "mbit", "-1mbit", "1e3mbit", "nanmbit", "0mbit", "0.5kbit", "99999gbit", "1mbits"})
+    EXPECT_FALSE(parse_bit_rate(bad)) << bad;
+}
+
+}  // namespace
+}  // namespace transship::cli
