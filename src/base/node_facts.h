@@ -9,21 +9,21 @@ namespace transship {
 struct NodeFacts {
   std::string node;
   std::string program_version;
-  std::string kernel;           // uname -r
-  std::string architecture;     // uname -m
-  std::string criu_version;     // "4.2.1"; empty: not there
-  std::string runc_version;     // "1.1.15"; empty: not there
-  std::string cgroup_mode;      // "v2", "hybrid", "v1"
+  std::string kernel;        // uname -r
+  std::string architecture;  // uname -m
+  std::string criu_version;  // "4.2.1"; empty: not there
+  std::string runc_version;  // "1.1.15"; empty: not there
+  std::string cgroup_mode;   // "v2", "hybrid", "v1"
   uint64_t memory_total = 0;
   uint64_t memory_available = 0;
-  uint64_t storage_total = 0;   // where containers are stored
+  uint64_t storage_total = 0;  // where containers are stored
   uint64_t storage_free = 0;
   uint64_t storage_free_inodes = 0;
-  uint64_t images_free = 0;     // memory that CRIU's images may take
+  uint64_t images_free = 0;  // memory that CRIU's images may take
   double load_1m = 0;
   uint32_t cpus = 0;
   int64_t clock_unix_ms = 0;
-  std::string vdso_digest;      // of its symbols' names and places; equal digests need no trampolines
+  std::string vdso_digest;           // of its symbols' names and places; equal digests need no trampolines
   std::vector<std::string> engines;  // "podman 5.4.2"; filled in by whoever has the engines
   std::vector<std::string> missing;  // what keeps this node from sending or receiving anything, a sentence each
 };

@@ -12,9 +12,9 @@ namespace transship {
 
 // Something that cannot move, or only under a condition. The order is that of the plan's rows.
 enum class Trait : uint8_t {
-  kIoUring,             // io_uring instance
+  kIoUring,  // io_uring instance
   kUserfaultfd,
-  kBpf,                 // programs, maps, links
+  kBpf,  // programs, maps, links
   kPerfEvent,
   kFanotify,
   kSeccompNotify,       // listener of a seccomp user notification
@@ -28,21 +28,21 @@ enum class Trait : uint8_t {
   kRawSocket,           // raw or packet
   kOtherSocket,         // a protocol CRIU cannot dump: SCTP, DCCP, MPTCP, VSOCK, ALG, …
   kNetlinkSocket,
-  kSynReceived,         // connection of which the handshake is not finished
-  kBacklog,             // amount: connections that a listening socket has not accepted yet
-  kHugetlb,             // amount: bytes
+  kSynReceived,  // connection of which the handshake is not finished
+  kBacklog,      // amount: connections that a listening socket has not accepted yet
+  kHugetlb,      // amount: bytes
   kUprobes,
   k32Bit,
-  kDebugger,            // somebody traces it
-  kStoppedThread,       // some threads of a process are stopped, others not
-  kZombieLeader,        // first thread has ended, others go on
-  kNestedNamespace,     // a namespace of its own inside the container
-  kHostNamespace,       // detail: "net", "ipc", "pid", "uts", "user": shared with the host
-  kHostSysvShm,         // System V shared memory in the host's IPC namespace
-  kExecSession,         // in the container, not a descendant of its first process ("podman exec")
-  kFileLock,            // POSIX, flock, OFD
-  kLease,               // file lease: CRIU moves it only when nothing is breaking it
-  kTerminal,            // has a controlling terminal, or one open
+  kDebugger,         // somebody traces it
+  kStoppedThread,    // some threads of a process are stopped, others not
+  kZombieLeader,     // first thread has ended, others go on
+  kNestedNamespace,  // a namespace of its own inside the container
+  kHostNamespace,    // detail: "net", "ipc", "pid", "uts", "user": shared with the host
+  kHostSysvShm,      // System V shared memory in the host's IPC namespace
+  kExecSession,      // in the container, not a descendant of its first process ("podman exec")
+  kFileLock,         // POSIX, flock, OFD
+  kLease,            // file lease: CRIU moves it only when nothing is breaking it
+  kTerminal,         // has a controlling terminal, or one open
 };
 
 struct Seen {
@@ -51,10 +51,10 @@ struct Seen {
     std::string process;  // its command name
     std::string detail;   // path, protocol, ports…
   };
-  uint64_t count = 0;             // of all, examples or not
-  uint64_t amount = 0;            // sum, in the trait's own unit
-  uint64_t largest = 0;           // of one
-  std::vector<Example> examples;  // the first few
+  uint64_t count = 0;                  // of all, examples or not
+  uint64_t amount = 0;                 // sum, in the trait's own unit
+  uint64_t largest = 0;                // of one
+  std::vector<Example> examples = {};  // the first few
 };
 
 struct TaskFindings {
@@ -64,12 +64,12 @@ struct TaskFindings {
   uint32_t threads = 0;
   uint32_t zombies = 0;
   // Proportional shares, so that pages shared by two of them count once; swapped pages included.
-  uint64_t memory_bytes = 0;   // resident, everything
+  uint64_t memory_bytes = 0;     // resident, everything
   uint64_t anonymous_bytes = 0;  // what CRIU has to dump of private memory
-  uint64_t shared_bytes = 0;   // shared memory that is mapped: always dumped while frozen
-  uint64_t tmpfs_bytes = 0;    // files in the container's own tmpfs mounts: they travel with CRIU's images
+  uint64_t shared_bytes = 0;     // shared memory that is mapped: always dumped while frozen
+  uint64_t tmpfs_bytes = 0;      // files in the container's own tmpfs mounts: they travel with CRIU's images
 
-  uint32_t tcp_established = 0;    // to other hosts; loopback ones not counted
+  uint32_t tcp_established = 0;  // to other hosts; loopback ones not counted
   uint32_t tcp_loopback = 0;
   uint32_t tcp_listening = 0;
   std::map<uint16_t, uint32_t> established_by_port;  // local port -> connections to other hosts

@@ -15,7 +15,7 @@ enum class Verdict { kInvalid = 0, kOk = 1, kWarn = 2, kBlock = 3 };
 std::string_view verdict_name(Verdict verdict);  // "ok", "warns", "blocks"
 
 struct Row {
-  std::string check;   // short and stable: "memory", "criu"
+  std::string check;  // short and stable: "memory", "criu"
   Verdict verdict = Verdict::kInvalid;
   std::string found;   // what was seen
   std::string remedy;  // what to do; empty when ok
@@ -37,9 +37,10 @@ struct ContainerSide {
   };
   std::string engine;  // "podman", "runc"
   std::string name;
-  std::string state;   // the engine's word
-  std::string rootfs_kind;   // "overlay", "plain"; anything else blocks
-  std::string upper_dir;     // empty with "overlay": the storage driver is another one
+  std::string state;        // the engine's word
+  std::string runtime;      // "runc", "crun", a path
+  std::string rootfs_kind;  // "overlay", "plain"; anything else blocks
+  std::string upper_dir;    // empty with "overlay": the storage driver is another one
   std::string image;
   std::string image_digest;
   uint64_t image_bytes = 0;
@@ -58,9 +59,9 @@ struct ContainerSide {
 // How this version of Transship calls CRIU; what the verdicts depend on. Keep in step with src/criu.
 struct Abilities {
   bool file_locks = true;
-  bool link_remap = false;
-  bool terminal = false;           // shell jobs, orphan pty masters
-  bool skip_in_flight = true;      // connections that are not accepted yet are dropped instead of failing the dump
+  bool link_remap = false;      // and the root file system is sent after the dump, when the remapped links are in it
+  bool terminal = false;        // shell jobs, orphan pty masters
+  bool skip_in_flight = false;  // connections that are not accepted yet are dropped instead of failing the dump
   bool volumes = false;
   bool published_ports_follow = false;  // cutover keeps connections that came through the old host's published ports
   uint64_t ghost_limit = 64ULL << 20;
@@ -68,18 +69,18 @@ struct Abilities {
 
 struct Link {
   double rtt_ms = 0;
-  double bits_per_second = 0;  // measured; 0: unknown
-  double clock_offset_ms = 0;  // destination's clock minus ours
+  double bits_per_second = 0;     // measured; 0: unknown
+  double clock_offset_ms = 0;     // destination's clock minus ours
   uint32_t protocol_version = 0;  // agreed on; 0: not connected
-  std::string error;           // why there is no connection; then everything about the destination is unknown
+  std::string error;              // why there is no connection; then everything about the destination is unknown
 };
 
 struct PlanInput {
-  std::string peer;      // the destination's name
+  std::string peer;  // the destination's name
   ContainerSide container;
   TaskFindings tasks;
   Abilities abilities;
-  uint64_t rootfs_bytes = 0;   // difference from the image (or the whole bundle)
+  uint64_t rootfs_bytes = 0;  // difference from the image (or the whole bundle)
   uint64_t rootfs_files = 0;
   NodeFacts source;
   NodeFacts destination;
@@ -88,7 +89,8 @@ struct PlanInput {
   uint64_t image_missing_bytes = 0;  // what would be sent or pulled; 0 with !image_present: all of image_bytes
   uint64_t max_bits_per_second = 0;  // asked for; 0: no limit
   // The destination's own part: engine conflicts ("name", "host-port", "address", "network", …), CRIU's cpuinfo
-  // ("cpu-features"). A check with no row here counts as not answered where the plan needs it.
+  // ("cpu-features"). `destination_judged`: it was asked and answered; then what it has no row for is fine.
+  bool destination_judged = false;
   std::vector<Row> destination_rows;
 };
 
@@ -100,7 +102,7 @@ struct PlanResult {
 
 PlanResult make_plan(const PlanInput& input);
 
-// Only what the source can say by itself, and only what does not pass: for `ps`. With no `tasks`, the engine's side.
+// Only what the source can say by itself, and only what blocks: for `ps`. With no `tasks`, the engine's side.
 std::vector<Row> source_objections(const ContainerSide& container, const TaskFindings* tasks, const NodeFacts& source,
                                    const Abilities& abilities = {});
 

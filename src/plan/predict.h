@@ -5,10 +5,10 @@
 namespace transship::plan {
 
 struct PredictInput {
-  uint64_t memory_bytes = 0;   // private memory + shared memory + tmpfs contents: what CRIU's images will hold
+  uint64_t memory_bytes = 0;  // private memory + shared memory + tmpfs contents: what CRIU's images will hold
   uint64_t rootfs_bytes = 0;
   uint64_t rootfs_files = 0;
-  uint64_t image_bytes = 0;    // missing on the destination
+  uint64_t image_bytes = 0;  // missing on the destination
   uint32_t processes = 1;
   uint32_t threads = 1;
   uint32_t connections = 0;
@@ -32,5 +32,10 @@ struct Prediction {
 };
 
 Prediction predict(const PredictInput& input);
+
+// Kept free on a host beside everything reserved or predicted. Also used by the reservation book.
+inline constexpr uint64_t kMemoryMargin = 256ULL << 20;   // the daemon, CRIU, the engine, page tables
+inline constexpr uint64_t kStorageMargin = 512ULL << 20;  // logs and databases that the host itself writes
+inline constexpr uint64_t kInodeMargin = 10'000;
 
 }  // namespace transship::plan

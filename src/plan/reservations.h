@@ -1,5 +1,5 @@
-// What this node has promised to moves on their way here: memory, image space, storage, names, ports, addresses; each with
-// a time to live, so that a source that dies takes nothing with it. Pure: the clock is handed in. Thread-safe.
+// What this node has promised to moves on their way here: memory, image space, storage, names, ports, addresses; each
+// with a time to live, so that a source that dies takes nothing with it. Pure: the clock is handed in. Thread-safe.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -36,7 +36,7 @@ struct Reservation {
   std::string move_id;
   std::string source;  // the peer's name
   std::string engine;
-  std::string name;    // of the container; unique per engine
+  std::string name;  // of the container; unique per engine
   Amounts amounts;
   std::vector<ReservedPort> ports;
   std::vector<std::string> addresses;

@@ -74,8 +74,8 @@ void probe_runc(const NodeFactsOptions& options, NodeFacts& facts) {
   if (r)
     facts.runc_version = version_in(r->out);
   else
-    facts.missing.push_back(
-        fmt::format("runc does not run here ({}): containers that arrive run under it, install runc", r.error().message()));
+    facts.missing.push_back(fmt::format(
+        "runc does not run here ({}): containers that arrive run under it, install runc", r.error().message()));
 }
 
 void probe_cgroup(const std::string& mountinfo, NodeFacts& facts) {
@@ -83,9 +83,10 @@ void probe_cgroup(const std::string& mountinfo, NodeFacts& facts) {
   facts.cgroup_mode = text ? cgroup_mode_of(*text) : "";
   // A hybrid host will do as long as its containers have a v2 cgroup: that is where the freezer is.
   if (auto mount = cgroup2_mount(mountinfo); !mount)
-    facts.missing.push_back(fmt::format("cgroup v2 with its freezer is needed ({}): boot with "
-                                        "systemd.unified_cgroup_hierarchy=1",
-                                        mount.error().message()));
+    facts.missing.push_back(
+        fmt::format("cgroup v2 with its freezer is needed ({}): boot with "
+                    "systemd.unified_cgroup_hierarchy=1",
+                    mount.error().message()));
 }
 
 // Storage that is not there yet will be made on the file system of its nearest parent.
@@ -120,7 +121,8 @@ std::string vdso_digest() {
   if (base == nullptr) return {};
   ElfImage image{base, {}};
   std::memcpy(&image.header, base, sizeof image.header);
-  if (std::memcmp(image.header.e_ident, ELFMAG, SELFMAG) != 0 || image.header.e_ident[EI_CLASS] != ELFCLASS64) return {};
+  if (std::memcmp(image.header.e_ident, ELFMAG, SELFMAG) != 0 || image.header.e_ident[EI_CLASS] != ELFCLASS64)
+    return {};
   Digest digest;
   for (unsigned i = 0; i < image.header.e_shnum; ++i) {
     Elf64_Shdr section = image.section(i);

@@ -60,8 +60,12 @@ class NodeFactsTest : public testing::Test {
     program("criu", "echo Version: 4.2.1");
     program("runc", "echo runc version 1.1.15");
     program("transship-runtime", "true");
-    options_ = {.node = "aws", .program_version = "0.1", .storage_path = dir_ + "/not/there/yet",
-                .criu = dir_ + "/criu", .runc = dir_ + "/runc", .runtime = dir_ + "/transship-runtime",
+    options_ = {.node = "aws",
+                .program_version = "0.1",
+                .storage_path = dir_ + "/not/there/yet",
+                .criu = dir_ + "/criu",
+                .runc = dir_ + "/runc",
+                .runtime = dir_ + "/transship-runtime",
                 .proc = dir_ + "/proc"};
   }
   ~NodeFactsTest() override { (void)remove_tree(dir_); }

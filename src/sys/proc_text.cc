@@ -139,7 +139,8 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
     if (dash == std::string_view::npos || w.size() < 6) return;
     auto after = words(line.substr(dash + 3));
     if (after.empty()) return;
-    mounts.push_back({leading_number(w[0]), std::string(w[2]), undo_octal(w[3]), undo_octal(w[4]), std::string(after[0])});
+    mounts.push_back(
+        {leading_number(w[0]), std::string(w[2]), undo_octal(w[3]), undo_octal(w[4]), std::string(after[0])});
   });
   return mounts;
 }

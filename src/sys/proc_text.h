@@ -20,9 +20,9 @@ uint64_t leading_number(std::string_view value);
 struct FdInfo {
   uint64_t mount_id = 0;
   std::vector<std::string> watched;  // devices of the files that an inotify descriptor watches, as in MountEntry
-  std::vector<std::string> locks;  // "POSIX", "FLOCK", "OFDLCK", "LEASE", "DELEG"
-  int64_t tty_index = -1;          // of a pty master
-  int64_t pidfd_pid = 0;           // 0: not a pidfd; -1: that process has ended
+  std::vector<std::string> locks;    // "POSIX", "FLOCK", "OFDLCK", "LEASE", "DELEG"
+  int64_t tty_index = -1;            // of a pty master
+  int64_t pidfd_pid = 0;             // 0: not a pidfd; -1: that process has ended
 };
 FdInfo parse_fdinfo(std::string_view text);
 
@@ -39,7 +39,7 @@ struct MountEntry {
   uint64_t id = 0;
   std::string device;  // "0:26"
   std::string root;
-  std::string point;   // octal escapes undone
+  std::string point;  // octal escapes undone
   std::string type;
 };
 std::vector<MountEntry> parse_mountinfo(std::string_view text);

@@ -42,8 +42,8 @@ constexpr AnonInode kAnonInodes[] = {
 };
 
 bool is_harmless_device(std::string_view path) {
-  static constexpr std::string_view kFine[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
-                                               "/dev/kmsg"};
+  static constexpr std::string_view kFine[] = {"/dev/null",   "/dev/zero",    "/dev/full",
+                                               "/dev/random", "/dev/urandom", "/dev/kmsg"};
   return std::ranges::find(kFine, path) != std::end(kFine);
 }
 
@@ -180,7 +180,8 @@ void probe_mappings(TaskProbe& probe, pid_t pid) {
     Trait trait{};
     std::string_view path = m.path;
     if (path.starts_with("anon_inode:")) {
-      if (anon_inode_trait(path, trait)) probe.note(trait, pid, fmt::format("mapped {}", path.substr(path.find(':') + 1)));
+      if (anon_inode_trait(path, trait))
+        probe.note(trait, pid, fmt::format("mapped {}", path.substr(path.find(':') + 1)));
     } else if (path.starts_with("/anon_hugepage") || path.starts_with("/dev/hugepages/")) {
       probe.note(Trait::kHugetlb, pid, std::string(path), m.end - m.start);
     } else if (path == "[uprobes]") {

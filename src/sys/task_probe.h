@@ -21,9 +21,9 @@ struct TaskProbe {
   // Collected on the way, used by the later parts.
   std::map<pid_t, std::string> names;
   std::map<pid_t, pid_t> parents;
-  std::map<uint64_t, pid_t> sockets;               // inode -> one process that has it
-  std::map<uint64_t, std::string> socket_protocol; // inode -> "TCP", "UNIX-STREAM"…
-  std::set<std::string> counted_files;             // "dev:inode" of ghosts, so that each counts once
+  std::map<uint64_t, pid_t> sockets;                // inode -> one process that has it
+  std::map<uint64_t, std::string> socket_protocol;  // inode -> "TCP", "UNIX-STREAM"…
+  std::set<std::string> counted_files;              // "dev:inode" of ghosts, so that each counts once
   std::set<int64_t> terminal_masters;
   std::vector<std::pair<pid_t, std::string>> terminal_slaves;
 

@@ -35,7 +35,8 @@ void read_tables(TaskProbe& probe) {
       auto w = words(line);
       if (w.size() < 9) continue;
       // The inode is the last column of packet and the tenth of the others.
-      uint64_t inode = leading_number(std::string_view(file) == "packet" ? w.back() : w[std::min<size_t>(9, w.size() - 1)]);
+      uint64_t inode =
+          leading_number(std::string_view(file) == "packet" ? w.back() : w[std::min<size_t>(9, w.size() - 1)]);
       if (inode != 0 && probe.sockets.contains(inode)) probe.socket_protocol.emplace(inode, protocol);
     }
   }

@@ -17,7 +17,9 @@ void TaskProbe::note(Trait trait, pid_t pid, std::string detail, uint64_t amount
   ++seen.count;
   seen.amount += amount;
   seen.largest = std::max(seen.largest, amount);
-  if (seen.examples.size() < options.examples) seen.examples.push_back({pid, names[pid], std::move(detail)});
+  // Which of the host's namespaces it shares is judged one by one: all are kept (there are five).
+  if (seen.examples.size() < options.examples || trait == Trait::kHostNamespace)
+    seen.examples.push_back({pid, names[pid], std::move(detail)});
 }
 
 void TaskProbe::unreadable(std::string sentence) {
@@ -43,7 +45,8 @@ std::vector<std::string> list_dir(const std::string& path) {
 
 namespace {
 
-// CRIU restores none of these for a process inside a container (it dumps some of them, and then fails, or forgets them).
+// CRIU restores none of these for a process inside a container (it dumps some of them, and then fails, or forgets
+// them).
 constexpr const char* kNamespaces[] = {"pid", "mnt", "net", "user", "ipc", "uts", "cgroup"};
 
 void probe_namespaces(TaskProbe& probe, pid_t pid) {

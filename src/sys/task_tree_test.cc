@@ -46,7 +46,8 @@ class RecordedTree : public testing::Test {
     EXPECT_EQ(::symlink(target.c_str(), (dir_ + "/" + name).c_str()), 0) << name;
   }
   void process(int pid, int parent, const std::string& name, const std::string& state = "S (sleeping)") {
-    put(fmt::format("{}/status", pid), fmt::format("Name:\t{}\nState:\t{}\nPPid:\t{}\nTracerPid:\t0\n", name, state, parent));
+    put(fmt::format("{}/status", pid),
+        fmt::format("Name:\t{}\nState:\t{}\nPPid:\t{}\nTracerPid:\t0\n", name, state, parent));
     thread(pid, pid, state);
     std::filesystem::create_directories(fmt::format("{}/{}/fd", dir_, pid));
     for (const char* ns : {"pid", "mnt", "net", "user", "ipc", "uts", "cgroup"})
@@ -104,7 +105,9 @@ TEST_F(RecordedTree, AnonymousInodesThatCannotMove) {
   fd(7, "anon_inode:[fanotify]");
   fd(8, "anon_inode:seccomp notify");
   fd(9, "anon_inode:kvm-vm");
-  fd(10, "anon_inode:inotify", "mnt_id:\t15\ninotify wd:1 ino:9e7e sdev:3c mask:2\ninotify wd:2 ino:a1 sdev:3c\ninotify wd:3 ino:a1 sdev:800013\n");
+  fd(10, "anon_inode:inotify",
+     "mnt_id:\t15\ninotify wd:1 ino:9e7e sdev:3c mask:2\ninotify wd:2 ino:a1 sdev:3c\ninotify wd:3 ino:a1 "
+     "sdev:800013\n");
   auto f = inspect();
   for (Trait t : {Trait::kIoUring, Trait::kUserfaultfd, Trait::kBpf, Trait::kPerfEvent, Trait::kFanotify,
                   Trait::kSeccompNotify, Trait::kOtherAnonInode, Trait::kInotify})
@@ -143,7 +146,9 @@ TEST_F(RecordedTree, FilesOnMountsOfTheHost) {
 }
 
 TEST_F(RecordedTree, LocksAndLeases) {
-  fd(3, "/data/db", "mnt_id:\t50\nlock:\t1: POSIX  ADVISORY  WRITE 100 00:3c:1 0 EOF\nlock:\t2: LEASE  ACTIVE READ 100 00:3c:1 0 EOF\n");
+  fd(3, "/data/db",
+     "mnt_id:\t50\nlock:\t1: POSIX  ADVISORY  WRITE 100 00:3c:1 0 EOF\nlock:\t2: LEASE  ACTIVE READ 100 00:3c:1 0 "
+     "EOF\n");
   EXPECT_EQ(count(inspect(), Trait::kFileLock), 1U);
   EXPECT_EQ(count(inspect(), Trait::kLease), 1U);
 }
@@ -212,7 +217,10 @@ TEST_F(RecordedTree, ExecSessionsAreNotDescendants) {
 }
 
 TEST_F(RecordedTree, ThirtyTwoBits) {
-  put("100/exe", std::string("\x7f" "ELF\x01\x01\x01", 7) + std::string(9, '\0'));
+  put("100/exe", std::string("\x7f"
+                             "ELF\x01\x01\x01",
+                             7) +
+                     std::string(9, '\0'));
   EXPECT_EQ(count(inspect(), Trait::k32Bit), 1U);
 }
 
@@ -220,15 +228,25 @@ TEST_F(RecordedTree, TcpConnections) {
   fd(3, "socket:[900]");
   fd(4, "socket:[901]");
   fd(5, "socket:[902]");
-  const std::string head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+  const std::string head =
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
   const std::string tail = " 00:00000000 00000000 0 0 ";
-  put("100/net/tcp", head +
-      "   0: 00000000:18EB 00000000:0000 0A 00000000:00000002" + tail + "900 1 0 100 0 0 10 0\n"   // listening, 2 waiting
-      "   1: 0100020A:18EB 0200020A:C001 01 00000000:00000000" + tail + "901 1 0 100 0 0 10 0\n"   // established
-      "   2: 0100007F:18EB 0100007F:C002 01 00000000:00000000" + tail + "902 1 0 100 0 0 10 0\n"   // loopback
-      "   3: 0100020A:18EB 0200020A:C003 01 00000000:00000000" + tail + "950 1 0 100 0 0 10 0\n"   // somebody else's
-      "   4: 0100020A:18EB 0200020A:C004 03 00000000:00000000" + tail + "0 1 0 100 0 0 10 0\n"     // handshake
-      "   5: 0100020A:0050 0200020A:C004 03 00000000:00000000" + tail + "0 1 0 100 0 0 10 0\n");   // not ours
+  put("100/net/tcp", head + "   0: 00000000:18EB 00000000:0000 0A 00000000:00000002" + tail +
+                         "900 1 0 100 0 0 10 0\n"  // listening, 2 waiting
+                         "   1: 0100020A:18EB 0200020A:C001 01 00000000:00000000" +
+                         tail +
+                         "901 1 0 100 0 0 10 0\n"  // established
+                         "   2: 0100007F:18EB 0100007F:C002 01 00000000:00000000" +
+                         tail +
+                         "902 1 0 100 0 0 10 0\n"  // loopback
+                         "   3: 0100020A:18EB 0200020A:C003 01 00000000:00000000" +
+                         tail +
+                         "950 1 0 100 0 0 10 0\n"  // somebody else's
+                         "   4: 0100020A:18EB 0200020A:C004 03 00000000:00000000" +
+                         tail +
+                         "0 1 0 100 0 0 10 0\n"  // handshake
+                         "   5: 0100020A:0050 0200020A:C004 03 00000000:00000000" +
+                         tail + "0 1 0 100 0 0 10 0\n");  // not ours
   auto f = inspect();
   EXPECT_EQ(f.tcp_listening, 1U);
   EXPECT_EQ(f.tcp_established, 1U);
@@ -242,7 +260,9 @@ TEST_F(RecordedTree, TcpConnections) {
 TEST_F(RecordedTree, RawAndPacketSocketsByTheirTables) {
   fd(3, "socket:[900]");
   fd(4, "socket:[901]");
-  put("100/net/raw", "  sl  local_address rem_address   st\n   1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 900 2 0 0\n");
+  put("100/net/raw",
+      "  sl  local_address rem_address   st\n   1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 "
+      "00000000 0 0 900 2 0 0\n");
   put("100/net/packet", "sk RefCnt Type Proto Iface R Rmem User Inode\n0 3 3 0003 2 1 0 0 901\n");
   auto f = inspect();
   ASSERT_EQ(count(f, Trait::kRawSocket), 2U);
@@ -251,7 +271,8 @@ TEST_F(RecordedTree, RawAndPacketSocketsByTheirTables) {
 TEST_F(RecordedTree, MemoryIsSummed) {
   process(200, 100, "child");
   for (int pid : {100, 200})
-    put(fmt::format("{}/smaps_rollup", pid), "0-1 ---p 0 0 0 [rollup]\nRss: 300 kB\nPss: 200 kB\nPss_Anon: 100 kB\nPss_Shmem: 50 kB\nSwapPss: 10 kB\n");
+    put(fmt::format("{}/smaps_rollup", pid),
+        "0-1 ---p 0 0 0 [rollup]\nRss: 300 kB\nPss: 200 kB\nPss_Anon: 100 kB\nPss_Shmem: 50 kB\nSwapPss: 10 kB\n");
   auto f = inspect();
   EXPECT_EQ(f.memory_bytes, 2U * 210 * 1024);
   EXPECT_EQ(f.anonymous_bytes, 2U * 110 * 1024);

@@ -1,0 +1,92 @@
+// What the engine says about the container: can this version move such a one at all?
+#include <algorithm>
+
+#include "base/text.h"
+#include "plan/rows.h"
+
+namespace transship::plan {
+
+namespace {
+
+void judge_state(const ContainerSide& c, Rows& rows) {
+  if (c.state == "running") {
+    rows.ok("state", "running");
+  } else if (c.state == "paused") {
+    rows.block("state", "is paused", fmt::format("{} unpause {}", c.engine, c.name));
+  } else {
+    rows.block("state", fmt::format("is {}, not running", c.state.empty() ? "in no known state" : c.state),
+               fmt::format("{} start {}; one that does not run needs no move, only its image and its files", c.engine,
+                           c.name));
+  }
+}
+
+// Network modes in which a process outside the container owns its packets, or another container its namespace.
+void judge_network(const ContainerSide& c, Rows& rows) {
+  if (c.network_mode == "host") {
+    rows.block("host-network", "uses the host's network", "run it on a network of the engine's (bridge)");
+  } else if (c.network_mode.starts_with("container:") || c.network_mode.starts_with("ns:")) {
+    rows.block("network-mode", fmt::format("shares the network namespace of another ({})", c.network_mode),
+               "give it a network of its own");
+  } else if (c.network_mode.starts_with("pasta") || c.network_mode.starts_with("slirp4netns")) {
+    rows.block("network-mode", fmt::format("its network is a program on this host ({})", c.network_mode),
+               "run it as root on a bridge network");
+  } else {
+    rows.ok("network-mode", c.network_mode.empty() ? "own network namespace" : c.network_mode);
+  }
+}
+
+void judge_mounts(const ContainerSide& c, const Abilities& abilities, Rows& rows) {
+  std::vector<std::string> stuck;
+  for (const auto& m : c.mounts) {
+    if (m.type == "tmpfs" || (m.type == "volume" && abilities.volumes)) continue;
+    std::string what = m.type == "volume" && !m.volume.empty() ? m.volume : m.source;
+    stuck.push_back(fmt::format("{} {} on {}", m.type, what, m.destination));
+  }
+  if (stuck.empty())
+    rows.ok("mounts",
+            c.mounts.empty() ? "none of the user's" : fmt::format("{}, all of kinds that move", c.mounts.size()));
+  else
+    rows.block("mounts", join(stuck, ", "),
+               "volumes and bind mounts move in a later version; for now the data must be in the container itself");
+}
+
+void judge_root(const ContainerSide& c, Rows& rows) {
+  if (c.rootfs_kind == "plain") {
+    rows.ok("rootfs-driver", "plain directory, sent whole");
+  } else if (c.rootfs_kind == "overlay" && !c.upper_dir.empty()) {
+    rows.ok("rootfs-driver", "overlay, the difference from the image is sent");
+  } else {
+    rows.block("rootfs-driver",
+               c.rootfs_kind == "overlay" ? "overlay, but its upper directory is not known"
+                                          : fmt::format("\"{}\"", c.rootfs_kind),
+               "use the engine's overlay storage driver (Podman: driver = \"overlay\" in storage.conf)");
+  }
+}
+
+void judge_restarts(const ContainerSide& c, Rows& rows) {
+  if (c.restart_policy.empty() || c.restart_policy == "no")
+    rows.ok("restart-policy", c.auto_remove ? "none; removes itself when it ends" : "none");
+  else
+    rows.ok("restart-policy",
+            fmt::format("{}; held off during the move, then in force on the destination", c.restart_policy));
+}
+
+}  // namespace
+
+void judge_container(const ContainerSide& c, const Abilities& abilities, Rows& rows) {
+  judge_state(c, rows);
+  if (!c.pod.empty())
+    rows.block("pod", fmt::format("is in pod {}", c.pod.substr(0, 12)),
+               "pods cannot move yet; run the container outside of one");
+  judge_network(c, rows);
+  judge_mounts(c, abilities, rows);
+  judge_root(c, rows);
+  if (c.privileged)
+    rows.warn("privileged", "runs privileged: it may hold on to things of this host that no check sees",
+              "run it with just the capabilities it needs (--cap-add)");
+  if (c.terminal && !abilities.terminal)
+    rows.block("terminal", "was started with a terminal (-t)", "start it without -t");
+  judge_restarts(c, rows);
+}
+
+}  // namespace transship::plan

@@ -1,0 +1,69 @@
+#include "plan/predict.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace transship::plan {
+
+namespace {
+
+// Measured on a 2-core development machine with CRIU 4.2.1 (docs/plan.md has the table and how to repeat it). They are
+// meant to be a little too slow rather than too fast.
+constexpr double kDefaultBitsPerSecond = 1e9;                  // when nobody has measured: the commonest link
+constexpr double kLinkEfficiency = 0.94;                       // of TCP and TLS over Ethernet frames of 1500 bytes
+constexpr double kDumpBytesPerSecond = 2.0 * (1ULL << 30);     // CRIU copies pages to tmpfs
+constexpr double kRestoreBytesPerSecond = 1.5 * (1ULL << 30);  // reads them back, page faults included
+constexpr double kFreezeMs = 5;                                // cgroup freezer (0.1 to 0.8 ms) and the hold on packets
+constexpr double kDumpMs = 70;                                 // CRIU's fixed part: seizing, mounts, network lock
+constexpr double kRestoreMs = 110;                             // forking, namespaces, sockets, up to the gate
+constexpr double kCommitMs = 15;                               // durable decision, answer, cutover hook, thaw
+constexpr double kPerProcessMs = 4;                            // parasite in and out, one fork
+constexpr double kPerThreadMs = 0.3;
+constexpr double kPerConnectionMs = 0.3;  // repair on, queues, repair off
+constexpr double kRoundTripsInGap = 3;    // images complete, ready, commit
+constexpr double kImageOverhead = 1.02;   // CRIU's other images beside the pages
+constexpr double kImageBaseBytes = 512.0 * 1024;
+
+// Outside the gap.
+constexpr double kPlanAndReserveMs = 300;
+constexpr double kPrepareMs = 900;                              // the engine creates the container, CRIU starts
+constexpr double kCleanUpMs = 700;                              // the source's engine notices and removes it
+constexpr double kPerFileMs = 0.15;                             // of the root file system's difference
+constexpr double kUnpackBytesPerSecond = 150.0 * (1ULL << 20);  // layers into the engine's storage
+constexpr double kRoundTripsOutside = 12;
+
+uint64_t whole_ms(double ms) { return static_cast<uint64_t>(std::llround(std::max(ms, 0.0))); }
+
+double transfer_ms(double bytes, double bytes_per_second) { return bytes / bytes_per_second * 1000; }
+
+}  // namespace
+
+Prediction predict(const PredictInput& in) {
+  Prediction p;
+  double rate = (in.bits_per_second > 0 ? in.bits_per_second : kDefaultBitsPerSecond) / 8 * kLinkEfficiency;
+  double memory = static_cast<double>(in.memory_bytes);
+  double images = memory * kImageOverhead + kImageBaseBytes;
+  p.bytes_memory = static_cast<uint64_t>(images);
+  p.bytes_rootfs = in.rootfs_bytes;
+  p.bytes_image = in.image_bytes;
+  p.bytes_total = p.bytes_memory + p.bytes_rootfs + p.bytes_image;
+
+  double tasks = kPerProcessMs * in.processes + kPerThreadMs * in.threads + kPerConnectionMs * in.connections;
+  p.freeze_ms = whole_ms(kFreezeMs);
+  p.dump_ms = whole_ms(kDumpMs + tasks + transfer_ms(memory, kDumpBytesPerSecond));
+  p.transfer_ms = whole_ms(transfer_ms(images, rate));
+  p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(memory, kRestoreBytesPerSecond));
+  p.commit_ms = whole_ms(kCommitMs + kRoundTripsInGap * in.rtt_ms);
+  p.gap_ms = p.freeze_ms + p.dump_ms + p.transfer_ms + p.restore_ms + p.commit_ms;
+
+  double image = in.image_bytes == 0 ? 0
+                                     : transfer_ms(static_cast<double>(in.image_bytes), rate) +
+                                           transfer_ms(static_cast<double>(in.image_bytes), kUnpackBytesPerSecond);
+  double rootfs =
+      transfer_ms(static_cast<double>(in.rootfs_bytes), rate) + kPerFileMs * static_cast<double>(in.rootfs_files);
+  p.total_ms = p.gap_ms +
+               whole_ms(image + rootfs + kPlanAndReserveMs + kPrepareMs + kCleanUpMs + kRoundTripsOutside * in.rtt_ms);
+  return p;
+}
+
+}  // namespace transship::plan
