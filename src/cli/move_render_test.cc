@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -135,6 +137,41 @@ TEST(JsonRenderer, FailuresCarryTheExitCode) {
   EXPECT_EQ(lines[1]["code"], "unavailable");
   EXPECT_EQ(lines[1]["remedy"], "look");
   EXPECT_EQ(lines[1]["exit_code"], 1);
+}
+
+// Every type and field that we print stands in docs/json.md: what is not written there is no contract.
+void expect_documented(const std::string& document, const nlohmann::json& json) {
+  for (const auto& [key, value] : json.items()) {
+    EXPECT_NE(document.find("`" + key + "`"), std::string::npos) << key;
+    // The keys inside are names of parts; a node's facts are fields again.
+    if (key == "facts") expect_documented(document, value);
+  }
+  if (!json.contains("message_type")) return;
+  std::string type = json["message_type"];
+  EXPECT_NE(document.find("`" + type + "`"), std::string::npos) << type;
+}
+
+TEST(JsonContract, EveryFieldIsDocumented) {
+  std::ifstream file(TS_SOURCE_DIR "/docs/json.md");
+  std::string document{std::istreambuf_iterator<char>(file), {}};
+  ASSERT_FALSE(document.empty());
+  local::MoveEvent plan;
+  plan.mutable_plan()->add_rows();
+  local::ContainersReply containers;
+  containers.add_containers();
+  containers.add_engine_errors("podman: gone");
+  local::ShowReply show;
+  show.mutable_move()->mutable_summary();
+  local::PeersReply peers;
+  peers.add_peers();
+  std::string all = json_lines(plan, "b") + json_lines(summary_event(), "b") +
+                    json_lines(progress_event(1, 1, 1), "b") + json_lines(phase_event("plan", local::PHASE_DONE), "b") +
+                    json_lines(failure_event("timeout", "dump", true), "b") + json_lines(containers) +
+                    json_lines(show) + json_lines(peers) + json_lines(local::PeerAddReply()) +
+                    json_lines(local::PeerCheckReply()) + json_lines(local::InfoReply()) +
+                    json_error(Error(Errc::kTimeout, "x"), Outcome::kFailed) + json_cancel("m", "left", "") +
+                    json_detached("m") + json_peer_removed("p") + json_version("1", "");
+  for (const nlohmann::json& json : parsed(all)) expect_documented(document, json);
 }
 
 }  // namespace
