@@ -30,7 +30,7 @@ struct Move {
   int64_t started_ms = 0;
   int64_t ended_ms = 0;  // 0: not yet
   std::string error;
-  std::string summary;   // bytes; the node's own encoding
+  std::string summary;  // bytes; the node's own encoding
 };
 
 enum class Decision { kInvalid = 0, kCommit = 1, kAbort = 2 };
@@ -43,20 +43,20 @@ class Store {
 
   // kAlreadyExists: the name, or the fingerprint under another name. Durable when it returns.
   virtual Result<> add_peer(const Peer& peer) = 0;
-  virtual Result<> remove_peer(const std::string& name) = 0;  // kNotFound
+  virtual Result<> remove_peer(const std::string& name) = 0;                                   // kNotFound
   virtual Result<> set_peer_address(const std::string& name, const std::string& address) = 0;  // kNotFound
-  virtual Result<std::vector<Peer>> peers() = 0;              // by name
-  virtual Result<Peer> peer(const std::string& name) = 0;     // kNotFound names the ones there are
+  virtual Result<std::vector<Peer>> peers() = 0;                                               // by name
+  virtual Result<Peer> peer(const std::string& name) = 0;  // kNotFound names the ones there are
 
-  // Inserts or replaces it by its id. `durable`: on disk when it returns; otherwise a power cut may take it back, but never
-  // what came after it without it.
+  // Inserts or replaces it by its id. `durable`: on disk when it returns; otherwise a power cut may take it back, but
+  // never what came after it without it.
   virtual Result<> put_move(const Move& move, bool durable) = 0;
-  virtual Result<Move> move(const std::string& id) = 0;  // kNotFound
+  virtual Result<Move> move(const std::string& id) = 0;        // kNotFound
   virtual Result<std::vector<Move>> moves(size_t newest) = 0;  // newest first, without summaries
   virtual Result<std::vector<Move>> unfinished_moves() = 0;    // ended_ms == 0
 
-  // Once per move: on disk when it returns. The same decision again is fine; another one is kAlreadyExists, and the first
-  // one stands.
+  // Once per move: on disk when it returns. The same decision again is fine; another one is kAlreadyExists, and the
+  // first one stands.
   virtual Result<> decide(const std::string& move_id, Decision decision) = 0;
   virtual Result<std::optional<Decision>> decision(const std::string& move_id) = 0;
 
@@ -67,7 +67,8 @@ class Store {
     std::string bytes;
   };
   virtual Result<std::vector<Event>> events(const std::string& move_id, uint64_t after) = 0;
-  // Forgets the oldest finished moves (with events and decisions) beyond the newest `keep`.
+  // Forgets the oldest finished moves, with their events, beyond the newest `keep`. Decisions stay: they are tiny, and
+  // a destination that was cut off may ask for one much later.
   virtual Result<> prune_moves(size_t keep) = 0;
 };
 
