@@ -29,8 +29,8 @@ class Fingerprint {
 // Immutable, thread-safe; copies share the key.
 class Identity {
  public:
-  // `dir`/node.key (0600) and `dir`/node.crt; made when neither is there. Two processes that make it at once end up with
-  // the same one. A key that others can read is refused, and so is half a pair.
+  // `dir`/node.key (0600) and `dir`/node.crt; made when neither is there. Two processes that make it at once end up
+  // with the same one. A key that others can read is refused, and so is half a pair.
   static Result<Identity> load_or_create(const std::string& dir);
   // In memory only.
   static Result<Identity> make_ephemeral();

@@ -1,7 +1,8 @@
 // Accepts peers on the node's one TCP port.
 //
-// What a stranger can cost us is bounded: at most `max_handshakes` unfinished handshakes (and `max_handshakes_per_source`
-// from one address), 5 s each, one thread and one TLS record buffer each. Beyond that connections are closed at once.
+// What a stranger can cost us is bounded: at most `max_handshakes` unfinished handshakes (and
+// `max_handshakes_per_source` from one address), 5 s each, one thread and one TLS record buffer each. Beyond that
+// connections are closed at once.
 #pragma once
 #include <functional>
 #include <memory>

@@ -30,7 +30,7 @@ class Stream {
   virtual void shutdown() noexcept = 0;
   // Who is on the other side, for messages.
   virtual const std::string& peer() const = 0;
-  // Bytes handed to the network so far, with everything that encryption adds.
+  // From any thread: bytes handed to the network so far, with everything that encryption adds.
   virtual uint64_t wire_bytes_written() const = 0;
   // Borrowed; for poll() on hang-up only.
   virtual int fd() const = 0;

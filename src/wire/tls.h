@@ -13,7 +13,7 @@
 #include "wire/identity.h"
 #include "wire/stream.h"
 
-struct ssl_st;
+struct ssl_ctx_st;
 
 namespace transship::wire {
 
@@ -42,30 +42,25 @@ class TlsStream final : public Stream {
   Result<bool> readable_now() override;
   void finish() override;
   void shutdown() noexcept override;
-  const std::string& peer() const override { return peer_; }
+  const std::string& peer() const override;
   uint64_t wire_bytes_written() const override;
-  int fd() const override { return fd_.get(); }
+  int fd() const override;
 
   // Server: the name that the pin lookup gave. Client: empty.
-  const std::string& peer_name() const { return peer_name_; }
-  const Fingerprint& peer_fingerprint() const { return *peer_fingerprint_; }
+  const std::string& peer_name() const;
+  const Fingerprint& peer_fingerprint() const;
   // "TLS_AES_128_GCM_SHA256"
   std::string cipher() const;
 
  private:
-  friend Result<Fingerprint> probe_fingerprint_of(Fd tcp, const std::string& peer, Deadline deadline,
-                                                  const Cancel& cancel);
-  struct SslFree {
-    void operator()(ssl_st* ssl) const;
-  };
-  TlsStream(Fd fd, std::unique_ptr<ssl_st, SslFree> ssl, std::string peer)
-      : fd_(std::move(fd)), ssl_(std::move(ssl)), peer_(std::move(peer)) {}
-  Fd fd_;
-  std::unique_ptr<ssl_st, SslFree> ssl_;
-  std::string peer_;
-  std::string peer_name_;
-  std::optional<Fingerprint> peer_fingerprint_;
-  bool broken_ = false;
+  struct State;
+  explicit TlsStream(std::unique_ptr<State> state);
+  friend Result<Fingerprint> probe_over(Fd tcp, std::string peer, Deadline deadline, const Cancel& cancel);
+  static Result<std::unique_ptr<State>> open(Fd tcp, ssl_ctx_st* context, std::string peer);
+  std::unique_ptr<State> state_;
 };
+
+// A handshake that takes any key, shows none of ours and sends nothing else: the server's key, proven.
+Result<Fingerprint> probe_over(Fd tcp, std::string peer, Deadline deadline, const Cancel& cancel);
 
 }  // namespace transship::wire
