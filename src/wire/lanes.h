@@ -17,8 +17,8 @@ using Buffer = std::vector<std::byte>;
 
 struct LaneOptions {
   unsigned lanes = 2;
-  size_t queue_bytes = 4U << 20;        // waiting in each lane at most (one chunk always fits)
-  uint64_t max_bytes_per_second = 0;    // of all lanes together; 0: no limit
+  size_t queue_bytes = 4U << 20;      // waiting in each lane at most (one chunk always fits)
+  uint64_t max_bytes_per_second = 0;  // of all lanes together; 0: no limit
   milliseconds stall = kStallLimit;
 };
 
@@ -49,8 +49,8 @@ class LaneSender {
   // Abandons what was not flushed, joins.
   ~LaneSender();
 
-  // Queues; waits while the queue is full (a lane that does not move for `stall` fails, and so does this). `name` must be
-  // a plain name and `kind` not 0. More than 1 MiB is cut into several chunks. An empty one is sent too.
+  // Queues; waits while the queue is full (a lane that does not move for `stall` fails, and so does this). `name` must
+  // be a plain name and `kind` not 0. More than 1 MiB is cut into several chunks. An empty one is sent too.
   Result<> send(uint8_t kind, std::string_view name, uint64_t offset, Buffer data, Route route);
   // A buffer of that size, used before if possible: fresh memory is many times slower. Content is undefined.
   Buffer take_buffer(size_t size);
@@ -75,8 +75,8 @@ struct ChunkHeader {
 using ChunkSink = std::function<Result<>(const ChunkHeader&, std::span<const std::byte>)>;
 
 struct LaneReceiveOptions {
-  milliseconds stall = kStallLimit;    // inside a frame
-  milliseconds idle{10 * 60 * 1000};   // between two frames
+  milliseconds stall = kStallLimit;   // inside a frame
+  milliseconds idle{10 * 60 * 1000};  // between two frames
 };
 
 // Serves one lane (its hello is done) on the calling thread until the sender ends it. An error of the sink goes to the

@@ -73,14 +73,14 @@ class Session {
 
 // ---- server
 
-// Reads the Hello and answers it. `admit` (may be empty) is asked after the versions agreed: its error goes to the peer as
-// a Failure and is returned. Lanes: move_id is a plain name and lane_token not empty when `admit` sees them.
+// Reads the Hello and answers it. `admit` (may be empty) is asked after the versions agreed: its error goes to the peer
+// as a Failure and is returned. Lanes: move_id is a plain name and lane_token not empty when `admit` sees them.
 using Admit = std::function<Result<>(const peer::Hello&)>;
 Result<peer::Hello> serve_hello(Stream& stream, const std::string& own_name, const Admit& admit, Deadline deadline,
                                 const Cancel& cancel);
 
-// Answers requests until the peer ends the session (success), it breaks, or nothing comes for `idle`. Ping and bandwidth
-// are answered here; everything else goes to `handler`, whose error becomes a Failure.
+// Answers requests until the peer ends the session (success), it breaks, or nothing comes for `idle`. Ping and
+// bandwidth are answered here; everything else goes to `handler`, whose error becomes a Failure.
 using RequestHandler = std::function<Result<peer::Reply>(const peer::Request&)>;
 Result<> serve_requests(Stream& stream, const RequestHandler& handler, milliseconds idle, const Cancel& cancel);
 
