@@ -61,10 +61,12 @@ class TextRenderer : public MoveRenderer {
     print_error(err_, Error(error.code(), fmt::format("{}: {}", what(), error.message())).with_remedy(error.remedy()));
   }
 
-  void cancelling(const std::string&, const std::string&, const std::string& text) override {
+  void cancelling(const std::string&, const std::string& state, const std::string& text) override {
     wipe();
+    // The terminal has echoed "^C" where we are going to write.
+    if (live()) out_.print("\r\x1b[2K");
     err_.line(printable(text));
-    draw();
+    if (state != "left") draw();
   }
 
   void detached(const std::string& move_id) override {
@@ -103,7 +105,9 @@ class TextRenderer : public MoveRenderer {
     std::string name = printable(phase.name());
     wipe();
     if (phase.state() == local::PHASE_STARTED) {
-      running(name).text = printable(phase.detail());
+      Running& line = running(name);
+      line.text = printable(phase.detail());
+      line.shown_ms = live() ? 0 : event.unix_ms();
       if (!live()) out_.line(fmt::format("{:<10}  started", name));
     } else {
       std::erase_if(running_, [&](const Running& r) { return r.name == name; });

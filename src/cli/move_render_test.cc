@@ -25,7 +25,6 @@ TEST(TextRenderer, InALogFileLinesAtStartEndAndEvery5s) {
   EXPECT_EQ(out.text,
             "transfer    started\n"
             "transfer    100.0 MiB of 256.0 MiB  39 %  112.0 MiB/s  1.30 s left\n"
-            "transfer    100.0 MiB of 256.0 MiB  39 %  112.0 MiB/s  1.30 s left\n"
             "transfer    done        7.00 s  4 lanes\n")
       << out.text;
   EXPECT_EQ(err.text, "");

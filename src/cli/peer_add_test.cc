@@ -1,6 +1,11 @@
 #include "cli/peer_add.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "cli/fake_daemon.h"
 
@@ -181,6 +186,59 @@ TEST(WithPort, KeepsWhatIsThere) {
 TEST(ShellQuote, OneWordWhateverIsInIt) {
   EXPECT_EQ(shell_quote("a b"), "'a b'");
   EXPECT_EQ(shell_quote("it's"), "'it'\\''s'");
+}
+
+// Puts a script in ssh's place.
+class RunOverSshTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/transship-ssh-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    directory_ = name;
+    const char* path = std::getenv("PATH");
+    old_path_ = path == nullptr ? "" : path;
+  }
+  void TearDown() override {
+    ::setenv("PATH", old_path_.c_str(), 1);
+    std::filesystem::remove_all(directory_);
+  }
+  void ssh_is(const std::string& script) const {
+    std::ofstream(directory_ + "/ssh") << "#!/bin/sh\n" << script << "\n";
+    std::filesystem::permissions(directory_ + "/ssh", std::filesystem::perms::owner_all);
+    ::setenv("PATH", (directory_ + ":" + old_path_).c_str(), 1);
+  }
+  std::string directory_;
+  std::string old_path_;
+};
+
+TEST_F(RunOverSshTest, PassesTargetAndCommandAsSingleWords) {
+  ssh_is("printf '<%s>' \"$@\"; exit 7");
+  auto output = run_over_ssh("root@azure", "transship node info; echo 'a  b'");
+  ASSERT_TRUE(output) << output.error().message();
+  EXPECT_EQ(output->out, "<--><root@azure><transship node info; echo 'a  b'>");
+  EXPECT_EQ(output->exit_code, 7);
+}
+
+TEST_F(RunOverSshTest, NoLoginIsAnErrorThatNamesTheTarget) {
+  ssh_is("exit 255");
+  auto output = run_over_ssh("root@azure", "true");
+  ASSERT_FALSE(output);
+  EXPECT_NE(output.error().message().find("could not log in to root@azure"), std::string::npos);
+  EXPECT_EQ(output.error().remedy(), "make this work first: ssh root@azure true");
+}
+
+TEST_F(RunOverSshTest, EndlessOutputIsCutOff) {
+  ssh_is("exec cat /dev/zero");
+  auto output = run_over_ssh("root@azure", "true");
+  ASSERT_FALSE(output);
+  EXPECT_EQ(output.error().code(), Errc::kPeerProtocol);
+}
+
+TEST_F(RunOverSshTest, WithoutSshItSaysSo) {
+  ::setenv("PATH", directory_.c_str(), 1);
+  auto output = run_over_ssh("root@azure", "true");
+  ASSERT_FALSE(output);
+  EXPECT_NE(output.error().message().find("cannot run ssh: it is not installed"), std::string::npos);
 }
 
 }  // namespace

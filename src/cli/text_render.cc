@@ -16,19 +16,20 @@ std::string short_id(const std::string& id) { return printable(id.substr(0, 12))
 // "label   text", wrapped under itself; what every block of facts is made of.
 class Facts {
  public:
-  explicit Facts(const Screen& screen, size_t indent = 2)
-      : screen_(screen), table_({{"", Fit::kWhole}, {"", Fit::kWhole}, {"", Fit::kWrap}}, {2}), indent_(indent) {}
+  // Blocks that belong together pass the same label width.
+  explicit Facts(const Screen& screen, size_t label_width = 0)
+      : screen_(screen), table_({{""}, {""}, {"", Fit::kWrap}}, {2}), label_width_(label_width) {}
   ~Facts() { table_.print(screen_, false); }
   Facts(const Facts&) = delete;
   Facts& operator=(const Facts&) = delete;
   void add(const std::string& label, const std::string& text) {
-    if (!text.empty()) table_.row({{std::string(indent_ > 1 ? indent_ - 2 : 0, ' ')}, {label, Colour::kDim}, {text}});
+    if (!text.empty()) table_.row({{""}, {fmt::format("{:<{}}", label, label_width_), Colour::kDim}, {text}});
   }
 
  private:
   const Screen& screen_;
   Table table_;
-  size_t indent_;
+  size_t label_width_;
 };
 
 Colour verdict_colour(peer::Verdict verdict) {
@@ -55,7 +56,7 @@ std::string joined(const List& list, std::string_view separator) {
 void print_parts(const Screen& screen, const google::protobuf::RepeatedPtrField<local::Part>& parts) {
   Table table({{""}, {"", Fit::kWhole}, {"", Fit::kWhole, 0, true}}, {});
   for (const local::Part& part : parts)
-    table.row({{std::string(8, ' ')}, {printable(part.name())}, {fmt::format("{:.1f} ms", part.ms())}});
+    table.row({{std::string(9, ' ')}, {printable(part.name())}, {fmt::format("{:.1f} ms", part.ms())}});
   table.print(screen, false);
 }
 
@@ -201,13 +202,14 @@ void print_plan(const Screen& screen, const local::PlanReply& plan, const std::s
 void print_summary(const Screen& screen, const local::Summary& s, bool verbose) {
   screen.line(
       screen.paint(Colour::kBold, fmt::format("{} now runs on {}", printable(s.container()), printable(s.to()))));
+  constexpr size_t kLabel = 7;
   {
-    Facts facts(screen);
+    Facts facts(screen, kLabel);
     facts.add("total", ms(s.total_ms()));
     facts.add("gap", ms(s.frozen_ms()) + ", source stopped until destination runs");
   }
   print_parts(screen, s.gap_parts());
-  Facts facts(screen);
+  Facts facts(screen, kLabel);
   std::string kinds = bytes_by_kind(s.bytes_memory(), s.bytes_rootfs(), s.bytes_image());
   facts.add("sent", format_bytes(s.bytes_sent()) + (kinds.empty() ? "" : ": " + kinds));
   if (s.packets_held() > 0 || s.packets_dropped() > 0)
@@ -232,10 +234,10 @@ void print_failure(const Screen& screen, const local::MoveEvent& event, const st
                            fmt::format("transship: {} {}{}", what, cancelled ? "was cancelled" : "failed", in)));
   print_indented(screen, "  why:    ", f.message());
   print_indented(screen, "  do:     ", f.remedy());
-  std::string source = f.source_state();
-  if (source.empty())
-    source = f.source_running() ? "it is running" : f.committed() ? "it was stopped for the move" : "";
-  print_indented(screen, f.source_running() ? "  source: running; " : "  source: ", source);
+  std::vector<std::string> source;
+  if (f.source_running()) source.emplace_back("running");
+  if (!f.source_state().empty()) source.push_back(f.source_state());
+  print_indented(screen, "  source: ", join(source, "; "));
   if (f.committed()) screen.line("  It runs on the destination; only cleaning up failed.");
   if (!event.move_id().empty()) screen.line("  more:   transship show " + printable(event.move_id()));
 }

@@ -114,11 +114,11 @@ TEST(PrintSummary, GapByItsParts) {
   print_summary(out.screen, summary, false);
   EXPECT_EQ(out.text,
             "podman:redis now runs on azure\n"
-            "  total  4.12 s\n"
-            "  gap    2.38 s, source stopped until destination runs\n"
-            "          freeze       1.2 ms\n"
-            "          transfer  1950.0 ms\n"
-            "          restore    310.5 ms\n"
+            "  total    4.12 s\n"
+            "  gap      2.38 s, source stopped until destination runs\n"
+            "           freeze       1.2 ms\n"
+            "           transfer  1950.0 ms\n"
+            "           restore    310.5 ms\n"
             "  sent     268.4 MiB: memory 260.0 MiB, files 1.2 MiB\n"
             "  packets  14 held and delivered, 0 dropped\n"
             "  source   removed from aws\n"
