@@ -24,7 +24,7 @@ echo whole >"$target/etc/marker"
 
 class Mirror(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = b"Origin: Debian\n"
+        body = b"Suite: stable\nOrigin: Debian\n" if self.path.startswith("/debian") else b"Origin: Somebody\n"
         self.send_response(200 if self.path.endswith("/InRelease") else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -118,3 +118,10 @@ def test_what_a_killed_call_left_is_removed_by_the_next(setup_dev):
     assert setup_dev.run("setup").returncode == 0
     (root,) = roots(setup_dev)
     assert root.startswith("root-")
+
+
+def test_a_repository_of_somebody_else_is_not_a_mirror(setup_dev, mirror):
+    process = setup_dev.run("setup", TRANSSHIP_MIRROR=mirror.replace("/debian", "/other"))
+    assert process.returncode == 4
+    assert "not a mirror of Debian" in process.stderr_text
+    assert not setup_dev.cache.exists()

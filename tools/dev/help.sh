@@ -63,7 +63,10 @@ TEXT
 ./dev fmt [--check] [FILE...]    formats our C++ (src, lab, tests); --check only reports
 TEXT
     lint) cat <<'TEXT' ;;
-./dev lint [FILE...]    clang-tidy on src (or only FILE...), layer check, shellcheck, Python syntax
+./dev lint [FILE...]    clang-tidy, layer check, shellcheck, Python syntax; with FILE... only clang-tidy on those
+
+clang-tidy reads .cc files and the headers of ours that they include. Files that were clean and did not change since are
+not read again.
 TEXT
     asan) cat <<'TEXT' ;;
 ./dev asan [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit tests

@@ -57,7 +57,7 @@ use_apt_proxy() {
 machine_mirrors() {
   # shellcheck disable=SC2016  # $(REPO_URI) is apt's, not the shell's
   timeout 20 apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-    sed -n 's#/$##; \#^https\?://.*/debian$#p' | sort -u
+    sed -n 's#/$##; /security/d; \#^https\?://.*debian#p' | sort -u
 }
 
 # Prints why not. apt's own downloader is on every Debian and Ubuntu, and knows proxies and certificates.
@@ -69,6 +69,8 @@ mirror_answers() {
     output=$(timeout $FETCH_DEADLINE /usr/lib/apt/apt-helper -o Acquire::Retries=1 -o Acquire::http::Timeout=15 \
       -o Acquire::https::Timeout=15 download-file "$1/dists/$suite/InRelease" "$dir/$suite" 2>&1) || status=$?
     ((status == 0)) || break
+    # Others have suites of these names too.
+    if ! grep -qx 'Origin: Debian' "$dir/$suite"; then output=$'Err:\nnot a mirror of Debian' status=1 && break; fi
   done
   rm -r "$dir"
   if ((status == 124)); then

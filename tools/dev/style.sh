@@ -56,20 +56,11 @@ shell_scripts() {
     done
 }
 
-# The debug build says how each file is compiled, and its generated headers must exist. Clang reads flags meant for gcc.
+# The debug build says how each file is compiled; of it only the headers made from .proto files must exist.
 tidy() {
-  local database=build/debug pattern='' file
-  build debug "$(generated_target)"
-  if (($#)); then
-    for file in "$@"; do pattern+="${pattern:+|}/src/${file//./\\.}\$"; done
-  else
-    pattern='^/src/src/.*\.cc$'
-  fi
-  run-clang-tidy -quiet -p "$database" -j "$JOBS" -extra-arg=-Wno-unknown-warning-option "$pattern"
-}
-
-# Headers made from .proto files are all that clang-tidy needs; compiling everything is slower.
-generated_target() {
-  configure debug >&2
-  if ninja -C build/debug -t targets all | grep -q '^generated:'; then echo generated; else echo all; fi
+  local headers
+  configure debug
+  mapfile -t headers < <(ninja -C build/debug -t targets all | sed -n 's/^\(generated\/.*\.h\): .*/\1/p')
+  if ((${#headers[@]})); then build debug "${headers[@]}"; fi
+  python3 tools/dev/tidy.py build/debug "$JOBS" "$@"
 }
