@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def dispatch(lab: str, words: list[str]) -> int:
     options = build_parser().parse_args(words)
+    # As an exception, so that an `up` that is told to end cleans up like one that fails.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     match options.command:
         case "up":
             lifecycle.up(lab, options.rate, say)

@@ -5,7 +5,7 @@ from .errors import LabError
 
 
 def collect(lab: str) -> dict:
-    """Everything `status` shows, as plain data; `state` is "none", "up", "broken" or "leftovers"."""
+    """Everything `status` shows, as plain data; `state` is "none", "starting", "up", "broken" or "leftovers"."""
     others = sorted(({*state.known_labs(), *cgroup.labs_with_cgroups()}) - {lab})
     facts = {"name": lab, "state": "none", "hosts": [], "routes": [], "leftovers": [], "other_labs": others}
     lab_state = state.load(lab)
@@ -14,8 +14,11 @@ def collect(lab: str) -> dict:
         facts["state"] = "leftovers" if facts["leftovers"] else "none"
         return facts
     facts["hosts"] = [host_facts(lab_state, host) for host in lab_state["hosts"].values()]
-    facts["state"] = "up" if all(h["alive"] for h in facts["hosts"]) else "broken"
     facts["up_seconds"] = lab_state.get("up_seconds")
+    if not all(h["alive"] for h in facts["hosts"]):
+        facts["state"] = "broken"
+    else:
+        facts["state"] = "starting" if facts["up_seconds"] is None else "up"
     try:
         facts["routes"] = routes.listed(lab_state)
     except LabError as e:

@@ -139,6 +139,16 @@ def test_down_cleans_up_after_a_killed_up(fresh_lab, after):
     assert_nothing_left(fresh_lab, namespaces, down_at)
 
 
+def test_up_that_is_told_to_end_cleans_up_itself(fresh_lab):
+    up = subprocess.Popen([str(LAB_PY), "--name", fresh_lab.name, "up"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    services.wait_until("the hosts", lambda: state.state_file(fresh_lab.name).exists())
+    up.terminate()
+    _, errors = up.communicate(timeout=20)
+    assert up.returncode == 143
+    assert b"cleaning up" in errors
+    assert_nothing_left(fresh_lab, set(), 0)
+
+
 def test_status_of_no_lab_and_of_leftovers(fresh_lab):
     none = cli(fresh_lab, "status")
     assert none.returncode == 0 and "no lab" in none.stdout
