@@ -1,5 +1,6 @@
 """What runs on the hosts: the files it needs, and starting it."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from . import cgroup, config, state
 from .config import CLOUDS, HOSTS, HostSpec
 from .errors import LabError
 from .host import copy_guest, write
-from .namespace import ask_init, in_network
+from .namespace import ask_init, in_network, path_inside
 from .run import run
 
 READY_TIMEOUT = 15.0
@@ -115,7 +116,8 @@ def order(name: str, argv: list[str], **more) -> dict:
 
 
 SSHD = order("sshd", ["/bin/sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"])
-PODMAN = order("podman", ["/bin/sh", "-c", "mkdir -p /run/podman && exec podman system service --time=0 unix:///run/podman/podman.sock"])
+PODMAN_SOCKET = "/run/podman/podman.sock"
+PODMAN = order("podman", ["/bin/sh", "-c", f"mkdir -p /run/podman && exec podman system service --time=0 unix://{PODMAN_SOCKET}"])
 REGISTRY = order("docker-registry", ["docker-registry", "serve", "/etc/docker/registry/config.yml"])
 ROUTES = order("routes", ["python3", "-I", "-S", "/usr/lib/transship-lab/route_service.py", str(config.ROUTE_PORT)])
 BY_ROLE = {"cloud": [SSHD, PODMAN], "registry": [REGISTRY], "router": [ROUTES], "client": []}
@@ -142,8 +144,7 @@ def wait_ready(lab_state: dict) -> None:
     for name, host in hosts.items():
         logs = state.lab_dir(lab_state["name"]) / "hosts" / name / "upper/var/log"
         if host["role"] == "cloud":
-            socket = Path(f"/proc/{host['pid']}/root/run/podman/podman.sock")
-            wait_until(f"the Podman service of {name}", socket.exists, str(logs / "podman.log"))
+            wait_until(f"the Podman service of {name}", lambda: podman_listens(host), str(logs / "podman.log"))
             wait_until(f"sshd of {name}", lambda: listens(host, 22), str(logs / "sshd.log"))
         if host["role"] == "registry":
             wait_until("the registry", lambda: listens(host, config.REGISTRY_PORT), str(logs / "docker-registry.log"))
@@ -152,6 +153,12 @@ def wait_ready(lab_state: dict) -> None:
     for spec in HOSTS.values():
         ping = in_network(hosts[config.WAN], ["ping", "-q", "-c1", "-W1", "-n", spec.address])
         wait_until(f"the link to {spec.name}", lambda: run(ping, check=False).returncode == 0)
+
+
+def podman_listens(host: dict) -> bool:
+    """The socket's file may be there before, and after, somebody listens on it."""
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(str(path_inside(host, PODMAN_SOCKET))) == 0
 
 
 def listens(host: dict, port: int) -> bool:

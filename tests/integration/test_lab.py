@@ -8,7 +8,6 @@
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -202,12 +201,13 @@ def test_exec_is_quick(lab, capsys):
         run()
         return (time.monotonic() - begin) * 1000
 
-    api = statistics.median(once(lambda: lab.host("aws").run(["true"])) for _ in range(15))
-    command = statistics.median(once(lambda: cli(lab, "exec", "aws", "true")) for _ in range(15))
+    # The shortest: what it costs when the machine is not busy with something else.
+    api = min(once(lambda: lab.host("aws").run(["true"])) for _ in range(20))
+    command = min(once(lambda: cli(lab, "exec", "aws", "true")) for _ in range(20))
     with capsys.disabled():
         print(f"\nexec: {api:.0f} ms by the API, {command:.0f} ms by the command line")
     assert api < 50
-    assert command < 200  # 45 ms on an idle machine
+    assert command < 150
 
 
 def test_killing_an_exec_kills_the_command(lab):
@@ -229,6 +229,7 @@ def test_init_reaps_orphans_and_restarts_services(lab):
     aws.run(["kill", "-9", str(before["pid"])])
     services.wait_until("the restart", lambda: aws.services()["podman"]["pid"] not in (0, before["pid"]))
     assert aws.services()["podman"]["starts"] == before["starts"] + 1
+    services.wait_until("Podman", lambda: services.podman_listens(aws.record))
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
