@@ -95,7 +95,7 @@ std::string made_printable(std::string_view text, bool keep_lines) {
     else if (c.value == '\t')
       out += ' ';
     else
-      for (unsigned char b : text.substr(0, length)) out += fmt::format("\\x{:02x}", b);
+      for (char b : text.substr(0, length)) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(b));
     text.remove_prefix(length);
   }
   return out;
