@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from . import config
 from .errors import LabError
 
 PREFIX = "transship-lab."
@@ -34,12 +35,19 @@ def cgroup2_root() -> Path:
     return target
 
 
+def prefix() -> str:
+    """Names the lab directory too: two checkouts with caches of their own may each have a lab called the same."""
+    config.LAB_DIR.mkdir(parents=True, exist_ok=True)
+    status = config.LAB_DIR.stat()
+    return f"{PREFIX}{status.st_dev:x}-{status.st_ino:x}."
+
+
 def lab_cgroup(lab: str) -> Path:
-    return cgroup2_root() / (PREFIX + lab)
+    return cgroup2_root() / (prefix() + lab)
 
 
 def labs_with_cgroups() -> list[str]:
-    return sorted(p.name.removeprefix(PREFIX) for p in cgroup2_root().glob(PREFIX + "*") if p.is_dir())
+    return sorted(p.name.removeprefix(prefix()) for p in cgroup2_root().glob(prefix() + "*") if p.is_dir())
 
 
 def create_host(lab: str, host: str) -> Path:

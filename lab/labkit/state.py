@@ -39,7 +39,7 @@ def known_labs() -> list[str]:
     """Labs that have a directory, up or not."""
     if not config.LAB_DIR.is_dir():
         return []
-    return sorted(p.name for p in config.LAB_DIR.iterdir() if p.is_dir())
+    return sorted(p.name for p in config.LAB_DIR.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 @contextlib.contextmanager

@@ -179,6 +179,15 @@ def test_two_labs_do_not_see_each_other(lab, fresh_lab):
     lab.host("client").run(["ping", "-c1", "-W2", "azure"])
 
 
+def test_labs_of_another_directory_are_left_alone(lab, monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "LAB_DIR", tmp_path)
+    same_name = Lab(lab.name)
+    assert same_name.status()["state"] == "none"
+    same_name.down()
+    monkeypatch.undo()
+    assert lab.status()["state"] == "up"
+
+
 def test_exec_passes_everything_through(lab):
     aws = lab.host("aws")
     data = os.urandom(1 << 20)
