@@ -9,9 +9,11 @@
 
 namespace transship::storage {
 
-// Which containers-storage: empty `location` is the host's own; else skopeo's "[driver@graphroot+runroot]".
+// Which containers-storage: empty `location` is the host's own; else skopeo's "[driver@graphroot+runroot]", and `podman`
+// has the options that say the same.
 struct ImageStore {
-  std::string program = "skopeo";
+  std::string skopeo = "skopeo";
+  std::vector<std::string> podman = {"podman"};
   std::string location = {};
 };
 
@@ -36,11 +38,12 @@ struct ExportedImage {
 Result<ExportedImage> export_image(const ImageStore& store, const std::string& image_id, const std::string& directory,
                                    Deadline deadline, const Cancel& cancel);
 
-// Diff ids of every layer in the destination's storage.
+// Diff ids of the layers of every image in this host's storage.
 Result<std::vector<std::string>> present_layers(const ImageStore& store, Deadline deadline, const Cancel& cancel);
 
-// `directory` as received, blobs of present layers left out. The image gets the name `reference`; kCorrupt when what
-// came out is not `image_id`. The manifest digest may differ from the registry's (layers travel uncompressed).
+// `directory` as received, blobs of present layers left out. The image gets the name `reference` ("name:tag"; empty, or
+// with a digest in it: no name, the image is known by its id). kCorrupt when what came out is not `image_id`. The manifest
+// digest may differ from the registry's (layers travel uncompressed), which is why a name with a digest cannot be given.
 Result<> import_image(const ImageStore& store, const std::string& directory, const std::string& reference,
                       const std::string& image_id, Deadline deadline, const Cancel& cancel);
 
