@@ -12,8 +12,9 @@
 
 namespace transship::network {
 
-// A host route (/32 or /128) in the main table.
+// A host route (/32 or /128) in the main table, marked as ours.
 struct HostRoute {
+  static constexpr uint8_t kProtocol = 183;  // nobody's in rt_protos; shown by `ip route` as "proto 183"
   IpAddress to;
   unsigned interface = 0;
   std::optional<IpAddress> gateway = {};
