@@ -1,6 +1,7 @@
 """./dev says in one sentence why it cannot work on a machine, before it changes anything there."""
 
 import re
+import shutil
 
 import pytest
 
@@ -80,3 +81,11 @@ def test_help_works_for_anyone_anywhere(dev):
         process = dev.run(verb, "--help", before=nobody)
         assert process.returncode == 0
         assert process.stdout_text.startswith(f"./dev {verb}")
+
+
+def test_tool_missing(dev, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "readlink", "sha256sum", "cut", "cat", "apt-get", "flock", "unshare", "mount"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    assert_refused(dev, dev.run("setup", PATH=str(tools)), "perl is missing", "install")

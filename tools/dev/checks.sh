@@ -29,8 +29,10 @@ check_distro() {
     debian-12 | debian-13 | ubuntu-24.04) ;;
     *) refuse "$name is not supported: use Debian 12, Debian 13 or Ubuntu 24.04 (a VM of one will do)" ;;
   esac
-  command -v apt-get flock unshare mount sha256sum perl >/dev/null ||
-    refuse "apt-get, flock, unshare, mount, sha256sum or perl is missing: install util-linux, mount, coreutils and perl-base"
+  local tool
+  for tool in apt-get flock unshare mount perl; do
+    command -v "$tool" >/dev/null || refuse "$tool is missing on this $name: install apt, util-linux, mount and perl-base"
+  done
 }
 
 # Overlay options separate paths by ':' and ','; a relative path would mean another place for every caller.
