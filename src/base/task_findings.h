@@ -67,7 +67,8 @@ struct TaskFindings {
   uint64_t memory_bytes = 0;     // resident, everything
   uint64_t anonymous_bytes = 0;  // what CRIU has to dump of private memory
   uint64_t shared_bytes = 0;     // shared memory that is mapped: always dumped while frozen
-  uint64_t tmpfs_bytes = 0;      // files in the container's own tmpfs mounts: they travel with CRIU's images
+  uint64_t tmpfs_bytes = 0;      // files in tmpfs mounts; those of the container's own travel with CRIU's images
+  uint64_t dev_shm_bytes = 0;    // of them, those in /dev/shm (Podman mounts that one from the host)
 
   uint32_t tcp_established = 0;  // to other hosts; loopback ones not counted
   uint32_t tcp_loopback = 0;

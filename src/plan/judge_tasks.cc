@@ -146,6 +146,14 @@ void judge_terminal(const TaskFindings& tasks, const Abilities& abilities, Rows&
   rows.block("terminal", fmt::format("uses a terminal: {}", describe(*seen)), "start it without -t");
 }
 
+// CRIU leaves out what is mounted from the host, and Podman's /dev/shm is.
+void judge_dev_shm(const TaskFindings& tasks, const std::string& engine, const Abilities& abilities, Rows& rows) {
+  if (tasks.dev_shm_bytes == 0 || engine != "podman" || abilities.dev_shm) return;
+  rows.block(
+      "dev-shm", fmt::format("{} of files in /dev/shm", format_bytes(tasks.dev_shm_bytes)),
+      "have the program keep shared memory elsewhere (memfd, anonymous mappings, a tmpfs of its own with --tmpfs)");
+}
+
 void judge_shared_namespaces(const TaskFindings& tasks, Rows& rows) {
   const Seen* seen = tasks.find(Trait::kHostNamespace);
   if (seen == nullptr) return;
@@ -167,7 +175,7 @@ void judge_shared_namespaces(const TaskFindings& tasks, Rows& rows) {
 
 }  // namespace
 
-void judge_tasks(const TaskFindings& tasks, const Abilities& abilities, Rows& rows) {
+void judge_tasks(const TaskFindings& tasks, const std::string& engine, const Abilities& abilities, Rows& rows) {
   if (!tasks.unreadable.empty())
     rows.warn("task-inspection", fmt::format("not everything could be looked at: {}", join(tasks.unreadable, "; ")),
               "the dump will fail, and be undone, if something is in the way there");
@@ -175,6 +183,7 @@ void judge_tasks(const TaskFindings& tasks, const Abilities& abilities, Rows& ro
     rows.ok("tasks", fmt::format("{} processes, {} threads", tasks.processes, tasks.threads));
   judge_shared_namespaces(tasks, rows);
   judge_terminal(tasks, abilities, rows);
+  judge_dev_shm(tasks, engine, abilities, rows);
   judge_tcp(tasks, abilities, rows);
   judge_files(tasks, abilities, rows);
   judge_locks(tasks, abilities, rows);

@@ -73,7 +73,7 @@ PlanResult make_plan(const PlanInput& input) {
     judge_hosts(input, rows);
   }
   judge_container(input.container, input.abilities, rows);
-  judge_tasks(input.tasks, input.abilities, rows);
+  judge_tasks(input.tasks, input.container.engine, input.abilities, rows);
   if (input.link.error.empty()) {
     judge_room(input, result.prediction, rows);
     judge_place(input, rows);
@@ -88,7 +88,7 @@ std::vector<Row> source_objections(const ContainerSide& container, const TaskFin
   Rows rows;
   judge_source(source, rows);
   judge_container(container, abilities, rows);
-  if (tasks != nullptr) judge_tasks(*tasks, abilities, rows);
+  if (tasks != nullptr) judge_tasks(*tasks, container.engine, abilities, rows);
   auto all = without_repeats(rows.take());
   std::erase_if(all, [](const Row& row) { return row.verdict != Verdict::kBlock; });
   return all;

@@ -63,6 +63,7 @@ struct Abilities {
   bool terminal = false;        // shell jobs, orphan pty masters
   bool skip_in_flight = false;  // connections that are not accepted yet are dropped instead of failing the dump
   bool volumes = false;
+  bool dev_shm = false;  // files in a /dev/shm that the engine mounts from the host (Podman) are copied by us
   bool published_ports_follow = false;  // cutover keeps connections that came through the old host's published ports
   uint64_t ghost_limit = 64ULL << 20;
 };

@@ -331,6 +331,17 @@ TEST(Plan, TmpfsContentsTravelWithTheImages) {
   EXPECT_GT(after.gap_ms, before.gap_ms);
 }
 
+TEST(Plan, FilesInPodmansDevShm) {
+  PlanInput in = good_input();
+  in.tasks.dev_shm_bytes = 4096;
+  EXPECT_EQ(verdict_of(in, "dev-shm"), Verdict::kBlock);
+  in.abilities.dev_shm = true;
+  EXPECT_EQ(verdict_of(in, "dev-shm"), Verdict::kInvalid);
+  in.abilities.dev_shm = false;
+  in.container.engine = "runc";
+  EXPECT_EQ(verdict_of(in, "dev-shm"), Verdict::kInvalid);
+}
+
 TEST(Plan, AskedForRateBoundsTheMeasuredOne) {
   PlanInput in = good_input();
   in.max_bits_per_second = 100'000'000;

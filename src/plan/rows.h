@@ -30,7 +30,7 @@ class Rows {
 // What the engine says about the container.
 void judge_container(const ContainerSide& container, const Abilities& abilities, Rows& rows);
 // What its processes use.
-void judge_tasks(const TaskFindings& tasks, const Abilities& abilities, Rows& rows);
+void judge_tasks(const TaskFindings& tasks, const std::string& engine, const Abilities& abilities, Rows& rows);
 // The source by itself.
 void judge_source(const NodeFacts& source, Rows& rows);
 // The link, and whether the two hosts fit each other.

@@ -230,7 +230,9 @@ void probe_tmpfs(TaskProbe& probe) {
     struct statfs s{};
     std::string at = probe.path(probe.init, "root") + m.point;
     if (::statfs(at.c_str(), &s) != 0 || static_cast<uint64_t>(s.f_type) != TMPFS_MAGIC) continue;
-    probe.out.tmpfs_bytes += (s.f_blocks - s.f_bfree) * static_cast<uint64_t>(s.f_bsize);
+    uint64_t used = (s.f_blocks - s.f_bfree) * static_cast<uint64_t>(s.f_bsize);
+    probe.out.tmpfs_bytes += used;
+    if (m.point == "/dev/shm") probe.out.dev_shm_bytes += used;
   }
 }
 

@@ -14,13 +14,14 @@ namespace transship::sys {
 
 struct TaskProbe {
   pid_t init = 0;
-  std::set<pid_t> pids;
+  std::set<pid_t> pids;  // the first process and its descendants
   TaskTreeOptions options;
   TaskFindings out;
 
   // Collected on the way, used by the later parts.
   std::map<pid_t, std::string> names;
   std::map<pid_t, pid_t> parents;
+  std::map<pid_t, char> states;
   std::map<uint64_t, pid_t> sockets;                // inode -> one process that has it
   std::map<uint64_t, std::string> socket_protocol;  // inode -> "TCP", "UNIX-STREAM"…
   std::set<std::string> counted_files;              // "dev:inode" of ghosts, so that each counts once
@@ -32,8 +33,10 @@ struct TaskProbe {
   void unreadable(std::string sentence);
 };
 
-// Name, parent, states of its threads, tracer, ELF class, namespaces. False: it has ended.
-bool probe_process(TaskProbe& probe, pid_t pid);
+// Name, parent, state. False: it has ended.
+bool probe_parent(TaskProbe& probe, pid_t pid);
+// States of its threads, tracer, ELF class, namespaces.
+void probe_process(TaskProbe& probe, pid_t pid);
 void probe_descriptors(TaskProbe& probe, pid_t pid);
 void probe_mappings(TaskProbe& probe, pid_t pid);
 void probe_memory(TaskProbe& probe, pid_t pid);

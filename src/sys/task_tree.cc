@@ -18,8 +18,10 @@ void TaskProbe::note(Trait trait, pid_t pid, std::string detail, uint64_t amount
   seen.amount += amount;
   seen.largest = std::max(seen.largest, amount);
   // Which of the host's namespaces it shares is judged one by one: all are kept (there are five).
-  if (seen.examples.size() < options.examples || trait == Trait::kHostNamespace)
-    seen.examples.push_back({pid, names[pid], std::move(detail)});
+  if (seen.examples.size() >= options.examples && trait != Trait::kHostNamespace) return;
+  for (const auto& e : seen.examples)
+    if (e.pid == pid && e.detail == detail) return;
+  seen.examples.push_back({pid, names[pid], std::move(detail)});
 }
 
 void TaskProbe::unreadable(std::string sentence) {
@@ -94,8 +96,10 @@ void probe_host_namespaces(TaskProbe& probe) {
   }
 }
 
-// Processes whose line of parents does not lead to the first process: they were put into the container from outside.
-void probe_sessions(TaskProbe& probe) {
+// Processes whose line of parents does not lead to the first process were put into the container from outside. They are
+// not part of what is dumped, so nothing else about them matters.
+void leave_out_sessions(TaskProbe& probe) {
+  std::vector<pid_t> outside;
   for (pid_t pid : probe.pids) {
     pid_t at = pid;
     for (size_t steps = 0; at != probe.init && steps <= probe.pids.size(); ++steps) {
@@ -103,7 +107,11 @@ void probe_sessions(TaskProbe& probe) {
       if (it == probe.parents.end()) break;
       at = it->second;
     }
-    if (at != probe.init && probe.parents.contains(pid)) probe.note(Trait::kExecSession, pid, "");
+    if (at != probe.init) outside.push_back(pid);
+  }
+  for (pid_t pid : outside) {
+    probe.pids.erase(pid);
+    probe.note(Trait::kExecSession, pid, "");
   }
 }
 
@@ -119,36 +127,40 @@ void probe_terminals(TaskProbe& probe) {
 
 }  // namespace
 
-bool probe_process(TaskProbe& probe, pid_t pid) {
+bool probe_parent(TaskProbe& probe, pid_t pid) {
   auto text = read_file(probe.path(pid, "status"), 1U << 16);
   if (!text) return false;
   auto fields = parse_fields(*text);
   probe.names[pid] = fields["Name"];
   probe.parents[pid] = static_cast<pid_t>(leading_number(fields["PPid"]));
-  char state = fields["State"].empty() ? '?' : fields["State"][0];
+  probe.states[pid] = fields["State"].empty() ? '?' : fields["State"][0];
+  return true;
+}
+
+void probe_process(TaskProbe& probe, pid_t pid) {
   ++probe.out.processes;
-  if (state == 'Z') ++probe.out.zombies;
-  probe_threads(probe, pid, state);
+  if (probe.states[pid] == 'Z') ++probe.out.zombies;
+  probe_threads(probe, pid, probe.states[pid]);
   probe_elf_class(probe, pid);
   probe_namespaces(probe, pid);
-  return true;
 }
 
 Result<TaskFindings> inspect_tasks(pid_t init, const std::vector<pid_t>& pids, const TaskTreeOptions& options) {
   TaskProbe probe;
   probe.init = init;
   probe.options = options;
-  probe.pids.insert(pids.begin(), pids.end());
+  if (!probe_parent(probe, init)) return fail(Errc::kNotFound, "inspect process {}: it has ended", init);
   probe.pids.insert(init);
-  if (!probe_process(probe, init)) return fail(Errc::kNotFound, "inspect process {}: it has ended", init);
+  for (pid_t pid : pids)
+    if (pid == init || probe_parent(probe, pid)) probe.pids.insert(pid);
+  leave_out_sessions(probe);
   for (pid_t pid : probe.pids) {
-    if (pid != init && !probe_process(probe, pid)) continue;
+    probe_process(probe, pid);
     probe_descriptors(probe, pid);
     probe_mappings(probe, pid);
     probe_memory(probe, pid);
   }
   probe_host_namespaces(probe);
-  probe_sessions(probe);
   probe_terminals(probe);
   probe_sockets(probe);
   probe_tmpfs(probe);

@@ -118,10 +118,15 @@ TEST_F(RecordedTree, AnonymousInodesThatCannotMove) {
 }
 
 TEST_F(RecordedTree, ExamplesAreFewCountsAreAll) {
-  for (int i = 0; i < 20; ++i) fd(10 + i, "anon_inode:[io_uring]");
+  for (int i = 0; i < 20; ++i) {
+    fd(10 + i, "anon_inode:[io_uring]");
+    fd(40 + i, fmt::format("/dev/card{}-not-here", i));
+  }
   auto f = inspect();
   EXPECT_EQ(count(f, Trait::kIoUring), 20U);
-  EXPECT_EQ(f.find(Trait::kIoUring)->examples.size(), 3U);
+  EXPECT_EQ(f.find(Trait::kIoUring)->examples.size(), 1U) << "all the same";
+  EXPECT_EQ(count(f, Trait::kDevice), 20U);
+  EXPECT_EQ(f.find(Trait::kDevice)->examples.size(), 3U);
 }
 
 TEST_F(RecordedTree, RingThatIsOnlyMappedIsFoundToo) {
@@ -211,9 +216,11 @@ TEST_F(RecordedTree, ExecSessionsAreNotDescendants) {
   process(201, 200, "grandchild");
   process(300, 55, "bash");
   process(301, 300, "vi");
+  fd(3, "anon_inode:[io_uring]", "", 301);
   auto f = inspect();
   EXPECT_EQ(count(f, Trait::kExecSession), 2U);
-  EXPECT_EQ(f.processes, 5U);
+  EXPECT_EQ(f.processes, 3U);
+  EXPECT_EQ(count(f, Trait::kIoUring), 0U) << "it does not move, so what it holds does not matter";
 }
 
 TEST_F(RecordedTree, ThirtyTwoBits) {
