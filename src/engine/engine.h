@@ -14,8 +14,8 @@
 namespace transship::engine {
 
 struct Address {
-  std::string network;    // the engine's name of it
-  std::string ip;         // without prefix length; IPv4 or IPv6
+  std::string network;  // the engine's name of it
+  std::string ip;       // without prefix length; IPv4 or IPv6
   unsigned prefix = 0;
   std::string mac;
   std::string interface;  // inside the container
@@ -49,34 +49,34 @@ struct Summary {
 
 // Everything a move needs to know about one container. A value: true when it was read, nothing more.
 struct Container {
-  std::string engine;        // "podman", "runc"
-  std::string id;            // full
+  std::string engine;  // "podman", "runc"
+  std::string id;      // full
   std::string name;
   std::string state;
-  pid_t pid = 0;             // of its first process, in the host's pid namespace; 0 when not running
-  std::string bundle;        // directory with the config.json that the OCI runtime got
-  std::string runtime;       // "runc", "crun", path
-  std::string rootfs;        // as mounted now
-  std::string upper_dir;     // difference from the image; empty where the engine has no overlay (see `rootfs_kind`)
+  pid_t pid = 0;          // of its first process, in the host's pid namespace; 0 when not running
+  std::string bundle;     // directory with the config.json that the OCI runtime got
+  std::string runtime;    // "runc", "crun", path
+  std::string rootfs;     // as mounted now
+  std::string upper_dir;  // difference from the image; empty where the engine has no overlay (see `rootfs_kind`)
   // "overlay"; "plain" = a directory that is the whole root (runc bundles); else the storage driver's name, or "rootfs"
   // (podman --rootfs), which cannot move.
   std::string rootfs_kind;
-  std::string image;         // as the user named it; empty for runc bundles
-  std::string image_id;      // digest of its configuration, "sha256:…" or bare hex as the engine has it
-  std::string image_digest;  // digest of its manifest
+  std::string image;                      // as the user named it; empty for runc bundles
+  std::string image_id;                   // digest of its configuration, "sha256:…" or bare hex as the engine has it
+  std::string image_digest;               // digest of its manifest
   std::vector<std::string> image_layers;  // diff ids, lowest first
   uint64_t image_bytes = 0;
   std::vector<Address> addresses;
   std::vector<HostPort> host_ports;
-  std::vector<Mount> mounts;      // what the user asked for; not the engine's own (/etc/hosts, /dev/shm…)
+  std::vector<Mount> mounts;               // what the user asked for; not the engine's own (/etc/hosts, /dev/shm…)
   std::vector<std::string> managed_files;  // the engine's own bind mounts: destinations that each engine makes anew
-  std::string network_mode;       // "bridge", "host", "none", "container:ID", …
-  std::string restart_policy;     // "no", "always", "on-failure:3", "unless-stopped"
+  std::string network_mode;                // "bridge", "host", "none", "container:ID", …
+  std::string restart_policy;              // "no", "always", "on-failure:3", "unless-stopped"
   bool auto_remove = false;
   bool terminal = false;
   bool privileged = false;
-  std::string pod;                // id when in a pod
-  uint64_t memory_limit = 0;      // bytes, 0: none
+  std::string pod;            // id when in a pod
+  uint64_t memory_limit = 0;  // bytes, 0: none
   std::string cgroup_parent;
   // What the same kind of engine on another node needs to create the same container: the engine's own JSON, opaque to
   // everyone else. Contains environment values: never logged.
@@ -86,8 +86,8 @@ struct Container {
 // A container that exists on the destination and has not been started.
 struct Staged {
   std::string id;
-  std::string upper_dir;    // where the root file system difference goes ("overlay")
-  std::string rootfs;       // where the whole root goes ("plain")
+  std::string upper_dir;  // where the root file system difference goes ("overlay")
+  std::string rootfs;     // where the whole root goes ("plain")
   std::string rootfs_kind;
 };
 
@@ -131,8 +131,8 @@ class Engine {
   // Creates it: same name, image, environment, mounts, ports, labels, limits, address; runtime transship; no restart
   // policy yet (see finish). Nothing runs. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
-  // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when the
-  // gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
+  // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when
+  // the gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
   virtual Result<> start(const std::string& id, Deadline deadline) = 0;
   // After the commit: restart policy as it was on the source.
   virtual Result<> finish(const std::string& id, const Container& wanted) = 0;
@@ -140,9 +140,9 @@ class Engine {
   virtual Result<> discard(const std::string& id, Deadline deadline) = 0;
 };
 
-// `socket`: Podman's API, e.g. /run/podman/podman.sock. A service of our own, started from `program` with its socket below
-// `run_dir` and ended with the engine object, creates and starts what moves here (Podman's API has no other way to choose
-// an OCI runtime), and answers everything else too where nothing listens on `socket`.
+// A service of our own, started from `program` with its socket below `run_dir` and ended with the engine object,
+// answers every call: Podman's API has no other way to choose an OCI runtime. `socket` is the host's own service, asked
+// only where ours can't be started (then nothing can move here).
 struct PodmanOptions {
   std::string socket = "/run/podman/podman.sock";
   std::string program = "podman";

@@ -1,0 +1,159 @@
+#include "engine/podman_api.h"
+
+#include <curl/curl.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/text.h"
+
+namespace transship::engine {
+namespace {
+
+constexpr size_t kMaxAnswer = 32U << 20;
+constexpr std::string_view kBase = "http://podman/v5.0.0/libpod";
+
+// CURL and CURLM are both void.
+struct EasyDeleter {
+  void operator()(CURL* c) const { curl_easy_cleanup(c); }
+};
+struct MultiDeleter {
+  void operator()(CURLM* m) const { (void)curl_multi_cleanup(m); }
+};
+struct HeadersDeleter {
+  void operator()(curl_slist* l) const { curl_slist_free_all(l); }
+};
+using Easy = std::unique_ptr<CURL, EasyDeleter>;
+using Multi = std::unique_ptr<CURLM, MultiDeleter>;
+using Headers = std::unique_ptr<curl_slist, HeadersDeleter>;
+
+size_t append_body(char* data, size_t size, size_t count, void* to) {
+  auto& body = *static_cast<std::string*>(to);
+  if (body.size() + size * count > kMaxAnswer) return 0;  // makes curl end with CURLE_WRITE_ERROR
+  body.append(data, size * count);
+  return size * count;
+}
+
+// One request on a multi handle, so that the cancel signal can be polled along with it.
+class Transfer {
+ public:
+  Result<> prepare(const std::string& socket, const ApiRequest& r, std::string* body) {
+    static const CURLcode kInit = curl_global_init(CURL_GLOBAL_DEFAULT);
+    easy_.reset(curl_easy_init());
+    multi_.reset(curl_multi_init());
+    headers_.reset(curl_slist_append(nullptr, "Content-Type: application/json"));
+    if (kInit != CURLE_OK || !easy_ || !multi_ || !headers_) return fail(Errc::kInternal, "libcurl cannot be set up");
+    CURL* c = easy_.get();
+    std::string url = std::string(kBase) + r.path;
+    (void)curl_easy_setopt(c, CURLOPT_URL, url.c_str());
+    (void)curl_easy_setopt(c, CURLOPT_UNIX_SOCKET_PATH, socket.c_str());
+    (void)curl_easy_setopt(c, CURLOPT_PROXY, "");
+    (void)curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    (void)curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, r.method.c_str());
+    (void)curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, append_body);
+    (void)curl_easy_setopt(c, CURLOPT_WRITEDATA, body);
+    if (r.method == "POST") {
+      (void)curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers_.get());
+      (void)curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(r.body.size()));
+      (void)curl_easy_setopt(c, CURLOPT_COPYPOSTFIELDS, r.body.data());
+    }
+    (void)curl_multi_add_handle(multi_.get(), c);
+    return {};
+  }
+  ~Transfer() {
+    if (multi_ && easy_) (void)curl_multi_remove_handle(multi_.get(), easy_.get());
+  }
+  Transfer() = default;
+  Transfer(const Transfer&) = delete;
+  Transfer& operator=(const Transfer&) = delete;
+
+  Result<CURLcode> run(const ApiRequest& r) {
+    while (true) {
+      int running = 0;
+      if (auto m = curl_multi_perform(multi_.get(), &running); m != CURLM_OK)
+        return fail(Errc::kInternal, "libcurl: {}", curl_multi_strerror(m));
+      if (running == 0) return outcome();
+      if (r.deadline.passed()) return fail(Errc::kTimeout, "no answer by its deadline");
+      if (r.cancel != nullptr) TS_TRY(r.cancel->check());
+      curl_waitfd cancel{};
+      cancel.fd = r.cancel != nullptr ? r.cancel->poll_fd() : -1;
+      cancel.events = CURL_WAIT_POLLIN;
+      auto wait = std::min<int64_t>(r.deadline.remaining().count(), 60'000);
+      (void)curl_multi_poll(multi_.get(), &cancel, r.cancel != nullptr ? 1 : 0, static_cast<int>(wait), nullptr);
+    }
+  }
+  long status() const {
+    long status = 0;
+    (void)curl_easy_getinfo(easy_.get(), CURLINFO_RESPONSE_CODE, &status);
+    return status;
+  }
+
+ private:
+  Result<CURLcode> outcome() {
+    int left = 0;
+    while (CURLMsg* m = curl_multi_info_read(multi_.get(), &left))
+      if (m->msg == CURLMSG_DONE) return m->data.result;
+    return fail(Errc::kInternal, "libcurl ended a request without a result");
+  }
+  Headers headers_;
+  Easy easy_;
+  Multi multi_;
+};
+
+}  // namespace
+
+Result<ApiResponse> PodmanApi::request(const ApiRequest& r) const {
+  auto what = fmt::format("{} {} on {}", r.method, r.path.substr(0, r.path.find('?')), socket_);
+  ApiResponse response;
+  Transfer transfer;
+  TS_TRY(transfer.prepare(socket_, r, &response.body));
+  auto code = transfer.run(r);
+  if (!code) return std::unexpected(std::move(code).error().context(what));
+  if (*code == CURLE_WRITE_ERROR)
+    return fail(Errc::kPeerProtocol, "{}: the answer is longer than {}", what, format_bytes(kMaxAnswer));
+  if (*code != CURLE_OK) return fail(Errc::kUnavailable, "{}: {}", what, curl_easy_strerror(*code));
+  response.status = transfer.status();
+  return response;
+}
+
+Result<> PodmanApi::ping(Deadline deadline) const {
+  ApiRequest r;
+  r.path = "/_ping";
+  r.deadline = deadline;
+  TS_TRY_ASSIGN(ApiResponse response, request(r));
+  if (response.status == 200) return {};
+  return fail(Errc::kUnavailable, "what listens on {} is not Podman's service: status {}", socket_, response.status);
+}
+
+std::string url_escape(std::string_view text) {
+  std::string out;
+  for (unsigned char c : text) {
+    bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+                 c == '.' || c == '~';
+    out += plain ? std::string(1, static_cast<char>(c)) : fmt::format("%{:02X}", c);
+  }
+  return out;
+}
+
+std::string api_message(const ApiResponse& response) {
+  auto body = parse_json(response.body, "podman");
+  auto message = body ? text_at(*body, {"message"}) : std::string();
+  if (message.empty()) message = fmt::format("status {}", response.status);
+  return message.substr(0, 2000);
+}
+
+std::unexpected<Error> api_error(const ApiResponse& response, std::string_view what) {
+  auto code = Errc::kUnavailable;
+  // One that goes while Podman looks at it is a 500, with this as the cause.
+  auto body = parse_json(response.body, "podman");
+  bool gone = body && text_at(*body, {"cause"}) == "no such container";
+  if (response.status == 404 || gone)
+    code = Errc::kNotFound;
+  else if (response.status == 409)
+    code = Errc::kAlreadyExists;
+  else if (response.status >= 400 && response.status < 500)
+    code = Errc::kInvalidArgument;
+  return fail(code, "{}: podman says: {}", what, api_message(response));
+}
+
+}  // namespace transship::engine

@@ -1,0 +1,51 @@
+// Podman as an Engine, over its REST API. See engine.h for what the calls promise.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/podman_api.h"
+#include "engine/podman_container.h"
+#include "engine/podman_service.h"
+#include "engine/podman_spec.h"
+
+namespace transship::engine {
+
+class PodmanEngine : public Engine {
+ public:
+  explicit PodmanEngine(const PodmanOptions& options);
+  std::string_view name() const override { return "podman"; }
+  Result<std::string> version() override;
+  Result<std::vector<Summary>> list(bool all) override;
+  Result<Container> inspect(const std::string& name) override;
+  Result<std::string> hold_restarts(const std::string& id) override;
+  Result<> release_restarts(const std::string& id, const std::string& held) override;
+  Result<> forget(const std::string& id, bool keep, Deadline deadline) override;
+  Result<std::vector<Conflict>> conflicts(const Container& wanted) override;
+  Result<bool> has_image(const Container& wanted) override;
+  Result<> pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
+  Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
+  Result<> start(const std::string& id, Deadline deadline) override;
+  Result<> finish(const std::string& id, const Container& wanted) override;
+  Result<> discard(const std::string& id, Deadline deadline) override;
+
+ private:
+  // To our own service; where it can't be started, to the host's.
+  Result<ApiResponse> call(const ApiRequest& request);
+  // The same, with every status from 400 on made an error; the answer as JSON.
+  Result<Json> get(const std::string& path, const std::string& what, Deadline deadline);
+  Result<> set_restart_policy(const std::string& id, const std::string& policy);
+  Result<Json> inspect_raw(const std::string& name, Deadline deadline);
+  Result<Json> inspect_network(const std::string& name);
+  Result<PodmanAnswers> gather(const std::string& name);
+  Json generated_spec(const std::string& id) const;
+  Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
+  Result<> tag(const Container& wanted);
+  Result<std::vector<Json>> all_networks();
+  // kTimeout when it still runs at the deadline. False: it is gone.
+  Result<bool> wait_until_ended(const std::string& id, Deadline deadline);
+  const PodmanOptions options_;
+  PodmanService service_;
+};
+
+}  // namespace transship::engine

@@ -1,0 +1,253 @@
+#include "engine/runc_engine.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "sys/file.h"
+#include "sys/process.h"
+
+namespace transship::engine {
+namespace {
+
+namespace fs = std::filesystem;
+Deadline usual() { return Deadline::in(milliseconds(30'000)); }
+
+Result<> check_id(const std::string& id) {
+  if (is_plain_name(id)) return {};
+  return fail(Errc::kInvalidArgument, "\"{}\" is not an id that runc takes", id.substr(0, 64));
+}
+
+// Everything but loopback, as the container sees it.
+Result<std::vector<Address>> addresses_in(const std::string& netns) {
+  TS_TRY_ASSIGN(auto r, sys::run_ok({.argv = {"nsenter", "--net=" + netns, "ip", "-json", "address"}}));
+  TS_TRY_ASSIGN(Json links, parse_json(r.out, "ip"));
+  std::vector<Address> addresses;
+  for (const auto& link : links.is_array() ? links : Json::array()) {
+    const Json& on_it = at(link, {"addr_info"});
+    for (const auto& a : on_it.is_array() ? on_it : Json::array()) {
+      if (text_at(link, {"link_type"}) == "loopback" || text_at(a, {"scope"}) != "global") continue;
+      Address address;
+      address.ip = text_at(a, {"local"});
+      address.prefix = static_cast<unsigned>(int_at(a, {"prefixlen"}));
+      address.mac = text_at(link, {"address"});
+      address.interface = text_at(link, {"ifname"});
+      addresses.push_back(std::move(address));
+    }
+  }
+  return addresses;
+}
+
+bool is_program(const std::string& name) {
+  if (name.contains('/')) return ::access(name.c_str(), X_OK) == 0;
+  const char* path = ::getenv("PATH");
+  return std::ranges::any_of(split(path != nullptr ? path : "", ':'),
+                             [&](const std::string& d) { return ::access((d + "/" + name).c_str(), X_OK) == 0; });
+}
+
+std::vector<Conflict> namespace_conflicts(const Container& wanted, const Json& config) {
+  std::vector<Conflict> rows;
+  const Json& all = at(config, {"linux", "namespaces"});
+  for (const auto& n : all.is_array() ? all : Json::array()) {
+    auto path = text_at(n, {"path"});
+    if (path.empty() || ::access(path.c_str(), F_OK) == 0) continue;
+    bool network = text_at(n, {"type"}) == "network";
+    rows.push_back({network ? "network" : "namespace",
+                    fmt::format("this host has no {} namespace at {}", text_at(n, {"type"}), path),
+                    network
+                        ? fmt::format("make it there with the container's address, as on the source: ip netns add {}",
+                                      fs::path(path).filename().string())
+                        : "make it there under the same path"});
+  }
+  auto network = bundle_network(config);
+  if (network == "private" && !wanted.addresses.empty())
+    rows.push_back(
+        {"network",
+         fmt::format("runc makes its network namespace, and something else put {} into it", wanted.addresses[0].ip),
+         "give config.json the path of a network namespace that exists on both hosts"});
+  if (!network.starts_with('/') || ::access(network.c_str(), F_OK) != 0) return rows;
+  auto there = addresses_in(network);
+  for (const auto& a : wanted.addresses) {
+    bool has = there && std::ranges::any_of(*there, [&](const Address& t) { return t.ip == a.ip; });
+    if (!has)
+      rows.push_back({"address", fmt::format("the network namespace {} of this host has no {}", network, a.ip),
+                      fmt::format("ip -n {} address add {}/{} dev {} there", fs::path(network).filename().string(),
+                                  a.ip, a.prefix, a.interface)});
+  }
+  return rows;
+}
+
+}  // namespace
+
+Result<std::string> RuncEngine::version() {
+  auto r = sys::run_ok({.argv = {options_.program, "--version"}});
+  if (!r)
+    return std::unexpected(Error(Errc::kUnavailable, r.error().message()).with_remedy("install runc, or set its path"));
+  // "runc version 1.1.15+ds1"
+  auto line = std::string(trim(r->out.substr(0, r->out.find('\n'))));
+  auto last = line.rfind(' ');
+  return "runc " + (last == std::string::npos ? line : line.substr(last + 1));
+}
+
+Result<std::vector<Summary>> RuncEngine::list(bool all) {
+  TS_TRY_ASSIGN(auto r, sys::run_ok({.argv = {options_.program, "--root", options_.root, "list", "--format", "json"}}));
+  TS_TRY_ASSIGN(Json rows, parse_json(r.out, "runc"));
+  std::vector<Summary> list;
+  for (const auto& c : rows.is_array() ? rows : Json::array()) {
+    auto state = text_at(c, {"status"});
+    if (!all && state != "running" && state != "paused") continue;
+    list.push_back({"runc", text_at(c, {"id"}), text_at(c, {"id"}), "", state, static_cast<pid_t>(int_at(c, {"pid"}))});
+  }
+  return list;
+}
+
+Result<Json> RuncEngine::state(const std::string& id, Deadline deadline) {
+  TS_TRY(check_id(id));
+  // Neither a wait for runc nor a message in a language: the directory is there or is not.
+  if (::access(fmt::format("{}/{}/state.json", options_.root, id).c_str(), F_OK) != 0)
+    return fail(Errc::kNotFound, "runc has no container {} below {}", id, options_.root);
+  sys::Command command{.argv = {options_.program, "--root", options_.root, "state", id}};
+  command.deadline = deadline;
+  auto r = sys::run_ok(command);
+  if (!r && r.error().message().contains("does not exist"))
+    return fail(Errc::kNotFound, "runc has no container {} below {}", id, options_.root);
+  if (!r) return std::unexpected(std::move(r).error());
+  return parse_json(r->out, "runc");
+}
+
+Result<Container> RuncEngine::inspect(const std::string& name) {
+  TS_TRY_ASSIGN(Json now, state(name, usual()));
+  Container c;
+  c.engine = "runc";
+  c.id = c.name = name;
+  c.state = text_at(now, {"status"});
+  c.pid = static_cast<pid_t>(int_at(now, {"pid"}));
+  c.bundle = text_at(now, {"bundle"});
+  c.rootfs = text_at(now, {"rootfs"});
+  c.rootfs_kind = "plain";
+  c.runtime = options_.program;
+  c.restart_policy = "no";
+  TS_TRY_ASSIGN(Bundle bundle, read_bundle(c.bundle, c.rootfs));
+  c.mounts = bundle_mounts(bundle.config, c.bundle);
+  c.terminal = bool_at(bundle.config, {"process", "terminal"});
+  c.memory_limit =
+      static_cast<uint64_t>(std::max<int64_t>(0, int_at(bundle.config, {"linux", "resources", "memory", "limit"})));
+  c.cgroup_parent = fs::path(text_at(bundle.config, {"linux", "cgroupsPath"})).parent_path();
+  auto network = bundle_network(bundle.config);
+  c.network_mode = network.starts_with('/') ? "ns:" + network : network;
+  if (c.pid > 0 && network != "host") {
+    TS_TRY_ASSIGN(c.addresses, addresses_in(fmt::format("/proc/{}/ns/net", c.pid)));
+  }
+  c.spec = write_bundle_spec(bundle);
+  return c;
+}
+
+Result<std::string> RuncEngine::hold_restarts(const std::string& id) {
+  TS_TRY_ASSIGN(Json now, state(id, usual()));
+  return std::string("no");
+}
+
+Result<> RuncEngine::release_restarts(const std::string&, const std::string&) { return {}; }
+
+Result<> RuncEngine::remove(const std::string& id, Deadline deadline) {
+  TS_TRY(check_id(id));
+  sys::Command command{.argv = {options_.program, "--root", options_.root, "delete", "--force", id}};
+  command.deadline = deadline;
+  TS_TRY_ASSIGN(auto r, sys::run(command));
+  if (r.exit_code == 0 || r.err.contains("does not exist")) return {};
+  return fail(Errc::kUnavailable, "runc delete --force {}: {}", id, trim(r.err));
+}
+
+Result<> RuncEngine::forget(const std::string& id, bool keep, Deadline deadline) {
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  milliseconds pause(10);
+  while (true) {
+    auto now = state(id, deadline);
+    if (!now && now.error().code() == Errc::kNotFound) break;
+    if (!now) return std::unexpected(std::move(now).error());
+    if (text_at(*now, {"status"}) == "stopped") break;
+    if (deadline.passed())
+      return fail(Errc::kTimeout, "container {} is still {} for runc", id, text_at(*now, {"status"}));
+    TS_TRY(sleep_for(std::min(pause, deadline.remaining()), never));
+    pause = std::min(pause * 2, milliseconds(200));
+  }
+  if (keep) return {};
+  return discard(id, deadline);
+}
+
+Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
+  TS_TRY(check_id(wanted.id));
+  TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
+  auto rows = bundle.blocks;
+  for (const auto& row : namespace_conflicts(wanted, bundle.config)) rows.push_back(row);
+  if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
+    rows.push_back({"name", fmt::format("runc of this host has a container {}", wanted.id),
+                    fmt::format("runc delete {} there", wanted.id)});
+  else if (::access(bundle_of(wanted.id).c_str(), F_OK) == 0)
+    rows.push_back(
+        {"name", fmt::format("this host has a bundle {} already", bundle_of(wanted.id)), "move it away, or remove it"});
+  if (!is_program(options_.runtime))
+    rows.push_back(
+        {"runtime", fmt::format("{} is not a program on this host", options_.runtime), "install transship there"});
+  return rows;
+}
+
+Result<Staged> RuncEngine::stage(const Container& wanted, Deadline, const Cancel& cancel) {
+  TS_TRY(check_id(wanted.id));
+  TS_TRY(cancel.check());
+  TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
+  if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
+    return fail(Errc::kAlreadyExists, "runc of this host has a container {} already", wanted.id);
+  TS_TRY(write_bundle(bundle, bundle_of(wanted.id)));
+  return Staged{wanted.id, "", bundle_of(wanted.id) + "/rootfs", "plain"};
+}
+
+// The restored tasks keep the pipe that was their output; a `cat` that nobody waits for writes it into the bundle's
+// log and ends with them. A file instead of the pipe could not be moved again.
+Result<> RuncEngine::create(const std::string& id, Deadline deadline) {
+  auto bundle = bundle_of(id);
+  TS_TRY_ASSIGN(Pipe output, make_pipe());
+  TS_TRY_ASSIGN(Fd null_fd, open_file("/dev/null", O_RDWR));
+  sys::Child::Options keeper;
+  keeper.argv = {"sh", "-c", "setsid cat <&0 >>\"$1\" 2>/dev/null &", "sh", bundle + "/output.log"};
+  keeper.stdin_fd = output.read.get();
+  keeper.stdout_fd = keeper.stderr_fd = null_fd.get();
+  TS_TRY_ASSIGN(sys::Child shell, sys::Child::spawn(keeper));
+  TS_TRY_ASSIGN(int shell_code, shell.wait(deadline));
+  if (shell_code != 0)
+    return fail(Errc::kUnavailable, "start the writer of {}/output.log: code {}", bundle, shell_code);
+  auto log = bundle + "/runtime.log";
+  sys::Child::Options options;
+  options.argv = {options_.runtime, "--root", options_.root, "--log",         log, "create",
+                  "--bundle",       bundle,   "--pid-file",  bundle + "/pid", id};
+  options.stdout_fd = options.stderr_fd = output.write.get();
+  TS_TRY_ASSIGN(sys::Child child, sys::Child::spawn(options));
+  auto code = child.wait(deadline);
+  if (!code) return std::unexpected(std::move(code).error().context(fmt::format("{} create {}", options_.runtime, id)));
+  if (*code == 0) return {};
+  auto text = sys::read_file(log).value_or("");
+  auto why = trim(text);
+  return fail(Errc::kUnavailable, "{} create {} ended with code {}: {}", options_.runtime, id, *code,
+              why.empty() ? "no message" : why.substr(why.size() > 2000 ? why.size() - 2000 : 0));
+}
+
+Result<> RuncEngine::start(const std::string& id, Deadline deadline) {
+  TS_TRY(check_id(id));
+  TS_TRY(create(id, deadline));
+  sys::Command command{.argv = {options_.runtime, "--root", options_.root, "start", id}};
+  command.deadline = deadline;
+  TS_TRY(sys::run_ok(command));
+  return {};
+}
+
+Result<> RuncEngine::discard(const std::string& id, Deadline deadline) {
+  TS_TRY(remove(id, deadline));
+  return sys::remove_tree(bundle_of(id));
+}
+
+Result<std::unique_ptr<Engine>> make_runc_engine(const RuncOptions& options) {
+  return std::make_unique<RuncEngine>(options);
+}
+
+}  // namespace transship::engine
