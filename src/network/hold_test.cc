@@ -98,7 +98,8 @@ struct Hold : ::testing::Test {
         "table inet netavark { chain pre { type nat hook prerouting priority dstnat; ip daddr 10.1.0.1 udp dport 8000 dnat ip to 10.88.0.5:7000; "
         "ip daddr 10.1.0.1 tcp dport 8000 dnat ip to 10.88.0.5:7000; }\n"
         "chain post { type nat hook postrouting priority srcnat; ip saddr 10.88.0.0/16 ip daddr != 10.88.0.0/16 masquerade; }\n"
-        "chain forwarding { type filter hook forward priority filter; ct state invalid drop; }\n}\nN");
+        "chain forwarding { type filter hook forward priority filter; ct state invalid drop; "
+        "ip daddr 10.88.0.0/16 ct state established,related accept; ip saddr 10.88.0.0/16 accept; }\n}\nN");
     for (const auto* n : {box.get(), client.get()}) (void)n->sh("sysctl -qw net.ipv4.tcp_rmem='4096 131072 67108864'");
     (void)client->sh("ping -c1 -W2 10.88.0.5 >/dev/null; ping -c1 -W2 10.2.0.2 >/dev/null");
     before = state_of_host();

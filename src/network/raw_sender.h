@@ -11,7 +11,8 @@ namespace transship::network {
 // One thread. Packets carry kHoldMark, by which the firewall exception of the hold knows them.
 class RawSender {
  public:
-  static constexpr uint32_t kHoldMark = 0x74736864;
+  // None of the bits that engines give a meaning (netavark masquerades on 0x2000, Kubernetes on 0x4000).
+  static constexpr uint32_t kHoldMark = 0x00740000;
   static Result<RawSender> create();
   // Of the interface only such routes are used that go through it.
   Result<> bind(unsigned interface);
