@@ -29,7 +29,7 @@ struct Item {
 // FNV-1a: the same name takes the same lane in every build.
 size_t hash_of(std::string_view name) {
   uint64_t h = 14695981039346656037U;
-  for (unsigned char c : name) h = (h ^ c) * 1099511628211U;
+  for (char c : name) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211U;
   return static_cast<size_t>(h);
 }
 
