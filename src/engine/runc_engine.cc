@@ -210,7 +210,8 @@ Result<> RuncEngine::create(const std::string& id, Deadline deadline) {
   TS_TRY_ASSIGN(Pipe output, make_pipe());
   TS_TRY_ASSIGN(Fd null_fd, open_file("/dev/null", O_RDWR));
   sys::Child::Options keeper;
-  keeper.argv = {"sh", "-c", "setsid cat <&0 >>\"$1\" 2>/dev/null &", "sh", bundle + "/output.log"};
+  // By way of 3: what a shell starts in the background has /dev/null as 0.
+  keeper.argv = {"sh", "-c", "exec 3<&0; setsid cat <&3 3<&- >>\"$1\" 2>/dev/null &", "sh", bundle + "/output.log"};
   keeper.stdin_fd = output.read.get();
   keeper.stdout_fd = keeper.stderr_fd = null_fd.get();
   TS_TRY_ASSIGN(sys::Child shell, sys::Child::spawn(keeper));

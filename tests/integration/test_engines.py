@@ -391,3 +391,96 @@ def test_service_of_our_own_ends_with_the_engine(podman):
 def test_the_hosts_service_is_used_where_ours_cannot_run(podman):
     source, _ = podman
     assert source("version", options=["--program", ""]).startswith("podman")
+
+
+# ---- runc
+
+BUNDLE = "/srv/bundles/counter"
+ARRIVED = "/var/lib/transship/bundles"
+
+
+def make_bundle(host: Host, image: str) -> None:
+    """A Redis bundle in a prepared network namespace, with one file beside config.json that is bind mounted."""
+    host.run(f"ip netns add engns && ip -n engns link add eth0 type bridge && ip -n engns address add 10.79.0.5/24 dev eth0 && "
+             f"ip -n engns link set eth0 up && ip -n engns link set lo up && mkdir -p {BUNDLE}/rootfs {BUNDLE}/conf && echo hello > {BUNDLE}/conf/note && "
+             f"podman pull -q {image} && id=$(podman create {image}) && podman export $id | tar -C {BUNDLE}/rootfs -xf - && podman rm $id && "
+             f"cd {BUNDLE} && runc spec", timeout=60)
+    config = json.loads(host.get(f"{BUNDLE}/config.json"))
+    config["process"] |= {"terminal": False, "args": ["redis-server", "--save", "", "--protected-mode", "no"], "env": ["PATH=/usr/bin:/bin"]}
+    config["root"]["readonly"] = False
+    config["linux"].pop("resources", None)
+    for ns in config["linux"]["namespaces"]:
+        if ns["type"] == "network":
+            ns["path"] = "/run/netns/engns"
+    config["mounts"].append({"destination": "/etc/note", "type": "bind", "source": f"{BUNDLE}/conf/note", "options": ["bind", "ro"]})
+    host.put(f"{BUNDLE}/config.json", json.dumps(config))
+
+
+def run_bundle(host: Host) -> None:
+    host.run(f"runc run --detach --bundle {BUNDLE} counter </dev/null >/dev/null 2>&1")
+
+
+@pytest.fixture
+def runc(hosts, image):
+    source, destination = Tool(hosts[0], "runc"), Tool(hosts[1], "runc")
+    make_bundle(hosts[0], image)
+    yield source, destination
+    for host in hosts:
+        host.run(f"for id in $(runc list -q); do runc delete --force $id; done; ip netns del engns; rm -rf {BUNDLE} {ARRIVED}", check=False)
+
+
+def test_bundle_is_started_on_the_other_host(runc):
+    source, destination = runc
+    run_bundle(source.host)
+    assert source("version").startswith("runc 1.")
+    rows = {r["name"]: r for r in source("list")}
+    assert rows["counter"]["state"] == "running" and rows["counter"]["pid"] > 0
+    c = source("inspect", "counter")
+    assert c["rootfs_kind"] == "plain" and c["rootfs"] == f"{BUNDLE}/rootfs" and c["network_mode"] == "ns:/run/netns/engns"
+    assert [(a["ip"], a["prefix"], a["interface"]) for a in c["addresses"]] == [("10.79.0.5", 24, "eth0")]
+    path, there = send(destination, c), destination.host
+    assert [r["check"] for r in destination("conflicts", path)] == ["network"]
+    there.run("ip netns add engns && ip -n engns link set lo up")
+    rows = destination("conflicts", path)
+    assert [r["check"] for r in rows] == ["address"] and "10.79.0.5" in rows[0]["found"] and "address add" in rows[0]["remedy"]
+    there.run("ip -n engns link add eth0 type bridge && ip -n engns address add 10.79.0.5/24 dev eth0")
+    assert destination("conflicts", path) == []
+    before = processes(there)
+    staged = destination("stage", path)
+    assert staged["rootfs"] == f"{ARRIVED}/counter/rootfs" and there.run(["ls", staged["rootfs"]]).stdout == ""
+    assert {r["check"] for r in destination("conflicts", path)} == {"name"}
+    tree = source.host.run(f"tar -C {BUNDLE}/rootfs -cf - .", text=False).stdout
+    there.run(["tar", "-C", staged["rootfs"], "-xf", "-"], input=tree, text=False)
+    destination("start", staged["id"])
+    assert {r["name"]: r["state"] for r in destination("list")} == {"counter": "running"}
+    wait_for(lambda: there.run("runc exec counter redis-cli ping", check=False).stdout == "PONG\n")
+    assert there.run("runc exec counter cat /etc/note").stdout == "hello\n"
+    wait_for(lambda: b"Ready to accept" in there.get(f"{ARRIVED}/counter/output.log"))
+    again = destination("inspect", "counter")  # it can move on
+    assert [a["ip"] for a in again["addresses"]] == ["10.79.0.5"]
+    assert json.loads(again["spec"])["blocks"] == []
+    destination("discard", "counter")
+    destination("discard", "counter")
+    assert destination("list") == [] and not there.path(f"{ARRIVED}/counter").exists()
+    wait_for(lambda: not {p for p in processes(there) - before if "ps -e" not in p})
+
+
+def test_bundle_forgotten_and_failed(runc):
+    source, destination = runc
+    run_bundle(source.host)
+    assert source.fails("inspect", "nosuch")["code"] == "not_found"
+    assert source.fails("inspect", "../etc")["code"] == "invalid_argument"
+    assert source("hold", "counter") == "no"
+    assert source.fails("forget", "counter", options=["--deadline-ms", "300"])["code"] == "timeout"
+    container = source("inspect", "counter")
+    source.host.run("runc kill counter KILL")
+    source("forget", "counter", "keep")
+    assert [r["state"] for r in source("list")] == ["stopped"]
+    source("forget", "counter")
+    source("forget", "counter")
+    assert source("list") == [] and source.host.path(f"{BUNDLE}/config.json").exists()  # the user's own directory
+    staged = destination("stage", send(destination, container))  # no network namespace, empty root
+    error = destination.fails("start", staged["id"])
+    assert "transship-runtime create counter ended with code 1" in error["message"] and "engns" in error["message"]
+    destination("discard", staged["id"])
+    assert destination("list") == [] and not destination.host.path(f"{ARRIVED}/counter").exists()
