@@ -35,7 +35,10 @@ struct DumpTimes {
   milliseconds images{0};      // from then until the images were complete
 };
 
-// One thread. Owns the CRIU process.
+// One thread. Owns the CRIU process. Should CRIU be killed by somebody else before dump() returns, the tasks go on and their
+// network is opened again, but a connection that was just being saved can break: the kernel lets traced tasks go at
+// once, and until they are frozen again they may find a socket in repair mode. After dump() they stay frozen and nothing is
+// lost.
 class DumpSession {
  public:
   // Starts CRIU and returns when it has prepared itself. The tasks go on running.

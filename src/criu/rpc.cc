@@ -6,6 +6,8 @@
 
 #include <array>
 
+#include "sys/file.h"
+
 namespace transship::criu {
 namespace {
 // CRIU's own limit is 16 KiB for requests; its answers are a few hundred bytes.
@@ -30,6 +32,9 @@ Result<Worker> Worker::spawn(const std::string& criu_program) {
   if (!child)
     return std::unexpected(std::move(child).error().with_remedy("install CRIU 4.2 or newer, or set its path"));
   worker.child_ = std::move(*child);
+  // A CRIU that dies in the middle of a dump does harm: let it be the last one to be killed when memory runs out. Needs
+  // CAP_SYS_RESOURCE, hence no error without.
+  (void)sys::write_control(fmt::format("/proc/{}/oom_score_adj", worker.child_.pid()), "-1000");
   worker.socket_ = std::move(pair.ours);
   return worker;
 }

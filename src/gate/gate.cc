@@ -1,5 +1,9 @@
 #include "gate/gate.h"
 
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -8,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "gate/criu_leftovers.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/nft_table.h"
@@ -113,12 +118,15 @@ struct Gate::State {
   Fd listener;
   Channel runtime;
   Fd criu_guard;  // keeps CRIU from seeing the end of its connection, should the runtime die
+  Fd criu;        // pidfd of it
+  std::vector<std::string> criu_directories_before;
   std::string cgroup;
   bool arrived = false;
   bool over = false;  // parked, or failed and tidied up
 
   Result<Message> expect(Kind wanted, Deadline deadline, const Cancel& cancel, Fd* fd);
   Error runtime_lost(Error error);
+  Result<> keep_guard(Message prepared, Fd socket);
 };
 
 // The runtime died, or must be taken for dead: nothing that it has restored may get to run.
@@ -128,9 +136,27 @@ Error Gate::State::runtime_lost(Error error) {
     if (auto r = kill_cgroup(cgroup, Deadline::in(kKillTime)); !r)
       TS_LOG_ERROR("gate id={} kill_failed={}", id, r.error().message());
   }
+  // A CRIU whose tasks die while it waits for them, late in a restore, would wait for ever.
+  if (criu.valid()) (void)::syscall(SYS_pidfd_send_signal, criu.get(), SIGKILL, nullptr, 0);
   criu_guard.reset();
   runtime.close();
+  if (criu.valid()) {
+    pollfd ended{criu.get(), POLLIN, 0};
+    (void)::poll(&ended, 1, static_cast<int>(kKillTime.count()));
+    remove_criu_directories(criu_directories_before);
+  }
   return std::move(error).context(fmt::format("transship-runtime at the gate of container {}", id));
+}
+
+Result<> Gate::State::keep_guard(Message prepared, Fd socket) {
+  criu_guard = std::move(socket);
+  cgroup = std::move(prepared.cgroup);
+  ucred maker{};
+  socklen_t size = sizeof maker;
+  if (::getsockopt(criu_guard.get(), SOL_SOCKET, SO_PEERCRED, &maker, &size) < 0)
+    return fail_errno(errno, "find the CRIU of container {}", id);
+  TS_TRY_ASSIGN(criu, sys::pidfd_open(maker.pid));
+  return {};
 }
 
 Result<Message> Gate::State::expect(Kind wanted, Deadline deadline, const Cancel& cancel, Fd* fd) {
@@ -215,9 +241,12 @@ Result<> Gate::prepare(const std::string& images_dir, const std::string& work_di
   order.kind = Kind::kPrepare;
   order.images_dir = images_dir;
   order.work_dir = work_dir;
+  s.criu_directories_before = criu_directories();
   TS_TRY(s.runtime.send(order));
-  TS_TRY_ASSIGN(Message done, s.expect(Kind::kPrepared, deadline, cancel, &s.criu_guard));
-  s.cgroup = done.cgroup;
+  Fd guard;
+  TS_TRY_ASSIGN(Message done, s.expect(Kind::kPrepared, deadline, cancel, &guard));
+  if (auto kept = s.keep_guard(std::move(done), std::move(guard)); !kept)
+    return std::unexpected(s.runtime_lost(std::move(kept).error()));
   return {};
 }
 
@@ -251,10 +280,7 @@ void Gate::abort(const std::string& reason) {
   while (told && !s.over) {
     auto got = s.runtime.receive(deadline);
     if (!got || got->message.kind == Kind::kParked) break;
-    if (got->message.kind == Kind::kPrepared) {
-      s.criu_guard = std::move(got->fd);
-      s.cgroup = got->message.cgroup;
-    }
+    if (got->message.kind == Kind::kPrepared) (void)s.keep_guard(std::move(got->message), std::move(got->fd));
     if (got->message.kind == Kind::kFailed) s.over = true;
   }
   if (!s.over) (void)s.runtime_lost(Error(Errc::kCancelled, reason));

@@ -4,6 +4,9 @@
 //   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR --then commit|rollback|ask
 //   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then release|kill|ask
 //
+//   gate_drill adopt --facts FACTS --then release|kill
+//   gate_drill clean
+//
 // `ask`: waits for one of these words on stdin. gate waits for a line before `prepare` and before `restore` when --ask is
 // given: "go", or "abort REASON".
 #include <csignal>
@@ -68,6 +71,18 @@ int drill_dump(const Options& o, const Cancel& cancel) {
   return 0;
 }
 
+int end_parked(gate::Parked& parked, const std::string& word) {
+  if (word == "kill") {
+    if (auto r = parked.kill(Deadline::in(kStep)); !r) return failed("kill", r.error());
+    say({{"step", "killed"}});
+    return 0;
+  }
+  auto times = parked.release(Deadline::in(kStep));
+  if (!times) return failed("release", times.error());
+  say({{"step", "released"}, {"network_us", times->network.count()}, {"tasks_us", times->tasks.count()}});
+  return 0;
+}
+
 int drill_gate(const Options& o, const Cancel& cancel) {
   gate::GateOptions options;
   if (const char* dir = std::getenv(gate::kGatesDirVariable)) options.gates_dir = dir;
@@ -97,15 +112,22 @@ int drill_gate(const Options& o, const Cancel& cancel) {
   auto parked = gate->restore(Deadline::in(kStep), cancel);
   if (!parked) return failed("restore", parked.error());
   say({{"step", "parked"}, {"took_ms", ms()}, {"pid", parked->pid()}, {"cgroup", parked->cgroup()}, {"facts", parked->facts()}});
-  auto word = decide(o);
-  if (word == "kill") {
-    if (auto r = parked->kill(Deadline::in(kStep)); !r) return failed("kill", r.error());
-    say({{"step", "killed"}});
-    return 0;
-  }
-  auto times = parked->release(Deadline::in(kStep));
-  if (!times) return failed("release", times.error());
-  say({{"step", "released"}, {"network_us", times->network.count()}, {"tasks_us", times->tasks.count()}});
+  return end_parked(*parked, decide(o));
+}
+
+int drill_adopt(const Options& o) {
+  auto parked = gate::Parked::adopt(o.at("facts"));
+  if (!parked) return failed("adopt", parked.error());
+  if (auto ok = parked->verify(); !ok) return failed("verify", ok.error());
+  say({{"step", "adopted"}, {"pid", parked->pid()}});
+  return end_parked(*parked, decide(o));
+}
+
+int drill_clean() {
+  const char* dir = std::getenv(gate::kGatesDirVariable);
+  auto n = gate::remove_stale_gates(dir != nullptr ? dir : gate::kDefaultGatesDir);
+  if (!n) return failed("clean", n.error());
+  say({{"step", "clean"}, {"removed", *n}});
   return 0;
 }
 
@@ -127,6 +149,8 @@ int main(int argc, char** argv) {
   try {
     if (verb == "dump") return drill_dump(o, *cancel);
     if (verb == "gate") return drill_gate(o, *cancel);
+    if (verb == "adopt") return drill_adopt(o);
+    if (verb == "clean") return drill_clean();
   } catch (const std::exception& e) {
     std::cerr << "gate_drill: " << e.what() << "\n";
   }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "gate/criu_leftovers.h"
 #include "sys/file.h"
 
 namespace transship::gate {
@@ -172,6 +173,20 @@ TEST_F(GateTest, StaleGatesGoAtTheStartOfTheDaemon) {
   ASSERT_TRUE(n.has_value()) << n.error().message();
   EXPECT_EQ(*n, 1);
   EXPECT_EQ(remove_stale_gates(options_.gates_dir + "/none").value_or(-1), 0);
+}
+
+TEST(CriuLeftovers, OnlyNewEmptyOnesGo) {
+  char name[] = "/tmp/ts-left-XXXXXX";
+  std::string tmp = ::mkdtemp(name);
+  for (const char* d : {"/.criu.mntns.old111", "/.criu.mntns.new111", "/.criu.mntns.full11", "/other"})
+    std::filesystem::create_directory(tmp + d);
+  std::filesystem::create_directory(tmp + "/.criu.mntns.full11/x");
+  remove_criu_directories({tmp + "/.criu.mntns.old111"}, tmp);
+  EXPECT_FALSE(std::filesystem::exists(tmp + "/.criu.mntns.new111"));
+  EXPECT_TRUE(std::filesystem::exists(tmp + "/.criu.mntns.old111"));
+  EXPECT_TRUE(std::filesystem::exists(tmp + "/.criu.mntns.full11"));
+  EXPECT_TRUE(std::filesystem::exists(tmp + "/other"));
+  std::filesystem::remove_all(tmp);
 }
 
 TEST(ParkedFacts, NonsenseIsNotAdopted) {

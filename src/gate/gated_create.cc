@@ -11,7 +11,9 @@
 #include <optional>
 
 #include "base/text.h"
+#include "criu/log.h"
 #include "engine/oci_bundle.h"
+#include "gate/criu_leftovers.h"
 #include "gate/criu_proxy.h"
 #include "gate/criu_role.h"
 #include "gate/protocol.h"
@@ -80,6 +82,7 @@ class GatedCreate {
   Result<> meet_criu();
   Result<> restore();
   Result<> end_runc();
+  void forget_container();
   std::optional<Error> word_from_gate();
   Error explain(Error error) const;
 
@@ -93,6 +96,8 @@ class GatedCreate {
   std::string runc_log_;
   Fd listener_;
   sys::Child runc_;
+  bool runc_done_ = false;
+  std::vector<std::string> criu_directories_before_;
   std::optional<CriuProxy> proxy_;
 };
 
@@ -150,6 +155,7 @@ Result<> GatedCreate::start_runc() {
            fmt::format("{}={}", kWorkVariable, work_dir_)};
   if (bundle.has_own("cgroup")) o.env.push_back(fmt::format("{}=1", kCgroupNamespaceVariable));
   o.stdin_fd = 0;  // these become the tasks' own where they were pipes of the engine on the source
+  criu_directories_before_ = criu_directories();
   TS_TRY_ASSIGN(runc_, sys::Child::spawn(o));
   return {};
 }
@@ -184,20 +190,38 @@ Result<> GatedCreate::restore() {
 Result<> GatedCreate::end_runc() {
   auto code = runc_.wait(deadline_.sooner(Deadline::in(kRuncEnds)));
   if (!code) return std::unexpected(std::move(code).error().context("wait for the end of runc restore"));
+  runc_done_ = *code == 0;
   if (*code != 0) return fail(Errc::kUnavailable, "runc restore ended with code {}: {}", *code, runc_error(runc_log_));
   TS_TRY_ASSIGN(auto start, sys::start_time(proxy_->container_pid()));
   return sys::write_file_atomic(gate_dir_ + "/" + kParkedFile, fmt::format("{} {}\n", proxy_->container_pid(), start));
 }
 
-// Adds what CRIU and runc wrote down.
+// For runc the restore was a success, and the container would stay in its list.
+void GatedCreate::forget_container() {
+  auto runc = real_runtime();
+  if (!runc) return;
+  sys::Command command;
+  command.argv = line_.globals;
+  command.argv.insert(command.argv.begin(), *runc);
+  command.argv.insert(command.argv.end(), {"delete", "--force", line_.id});
+  command.deadline = Deadline::in(kRuncEnds);
+  (void)sys::run(command);
+}
+
+// Adds what CRIU and runc wrote down; not where it was us who ended them.
 Error GatedCreate::explain(Error error) const {
-  if (work_dir_.empty() || error.code() == Errc::kCancelled) return error;
-  auto said = runc_error(runc_log_);
-  auto log = work_dir_ + "/restore.log";
+  if (work_dir_.empty() || error.code() == Errc::kCancelled || error.code() == Errc::kTimeout) return error;
   std::string remedy = error.remedy();
   std::string message = error.message();
-  if (!said.empty() && message.find(said) == std::string::npos) message += "; runc: " + said;
-  return std::move(Error(error.code(), message)).with_remedy(remedy);
+  auto lines = criu::error_lines(work_dir_ + "/restore.log");
+  auto said = runc_error(runc_log_);
+  if (!lines.empty()) {
+    message += ": CRIU says: " + join(lines, "; ");
+    if (remedy.empty()) remedy = criu::remedy_for(lines);
+  } else if (!said.empty() && message.find(said) == std::string::npos) {
+    message += ": runc says: " + said;
+  }
+  return Error(error.code(), message).with_remedy(remedy);
 }
 
 Result<> GatedCreate::run() {
@@ -224,6 +248,8 @@ Result<> GatedCreate::run() {
   if (proxy_) proxy_->kill_all();
   // runc tidies up after a failed restore; it gets the time for it.
   if (runc_.running() && !runc_.wait(Deadline::in(kRuncEnds))) runc_ = sys::Child();
+  if (runc_done_) forget_container();
+  if (proxy_) remove_criu_directories(criu_directories_before_);
   (void)::unlink((gate_dir_ + "/" + kParkedFile).c_str());
   auto error = explain(std::move(result).error());
   Message failed;
