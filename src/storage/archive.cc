@@ -52,7 +52,10 @@ ArchiveWriter::ArchiveWriter(Writer& out, archive* a) : out_(out), archive_(a), 
 
 ArchiveWriter::~ArchiveWriter() {
   ::archive_entry_free(entry_);
-  ::archive_write_fail(archive_);  // an unfinished archive must not be closed as if it were complete
+  // NB: only close() gives the block buffer back. An unfinished archive must not look complete: from here on the sink
+  // refuses, which also ends the padding of a half-written entry at once.
+  abandoned_ = true;
+  (void)::archive_write_close(archive_);
   ::archive_write_free(archive_);
 }
 
@@ -72,9 +75,11 @@ Result<std::unique_ptr<ArchiveWriter>> ArchiveWriter::create(Writer& out) {
 
 ssize_t ArchiveWriter::sink(archive* a, void* self, const void* bytes, size_t length) {
   auto* w = static_cast<ArchiveWriter*>(self);
-  auto r = w->out_.write(std::span(static_cast<const std::byte*>(bytes), length));
-  if (r) return static_cast<ssize_t>(length);
-  w->out_error_ = std::move(r).error();
+  if (!w->abandoned_ && !w->out_error_) {
+    auto r = w->out_.write(std::span(static_cast<const std::byte*>(bytes), length));
+    if (r) return static_cast<ssize_t>(length);
+    w->out_error_ = std::move(r).error();
+  }
   ::archive_set_error(a, EIO, "the stream ended");
   return -1;
 }

@@ -62,6 +62,7 @@ class ArchiveWriter {
   archive* archive_;
   archive_entry* entry_;
   std::optional<Error> out_error_;
+  bool abandoned_ = false;
 };
 
 class ArchiveReader {

@@ -281,6 +281,26 @@ TEST(TreeDelta, ADiskThatIsFullSaysSo) {
   EXPECT_THAT(r.error().remedy(), HasSubstr("free space"));
 }
 
+// In the middle of a file, with nothing written after the failure: neither padding nor an end that looks complete.
+TEST(TreeDelta, AWriterThatFailsEndsTheRoundAtOnce) {
+  struct Broken final : Writer {
+    Result<> write(std::span<const std::byte> data) override {
+      if ((left -= static_cast<int64_t>(data.size())) > 0) return {};
+      ++refused;
+      return fail(Errc::kUnavailable, "lane 1 broke");
+    }
+    int64_t left = 1 << 20;
+    int refused = 0;
+  };
+  TempDir from;
+  write_text(from / "big", std::string(8 << 20, 'x'));
+  Broken out;
+  auto r = send_round(from.fd(), out, nullptr, {}, never());
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().message(), "big: lane 1 broke");
+  EXPECT_EQ(out.refused, 1);
+}
+
 TEST(TreeDelta, CancelEndsARound) {
   TempDir from, to;
   write_text(from / "f", "x");
