@@ -62,7 +62,7 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 std::string hex(std::string_view bytes) {
   std::string out;
   out.reserve(bytes.size() * 2);
-  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
+  for (char c : bytes) out += fmt::format("{:02x}", static_cast<unsigned char>(c));
   return out;
 }
 
