@@ -127,10 +127,10 @@ Result<> PodmanApi::ping(Deadline deadline) const {
 
 std::string url_escape(std::string_view text) {
   std::string out;
-  for (unsigned char c : text) {
+  for (char c : text) {
     bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
                  c == '.' || c == '~';
-    out += plain ? std::string(1, static_cast<char>(c)) : fmt::format("%{:02X}", c);
+    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   }
   return out;
 }
