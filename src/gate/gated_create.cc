@@ -17,6 +17,7 @@
 #include "gate/criu_proxy.h"
 #include "gate/criu_role.h"
 #include "gate/protocol.h"
+#include "gate/standard_streams.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
@@ -154,7 +155,11 @@ Result<> GatedCreate::start_runc() {
            fmt::format("{}={}", kCriuSocketVariable, socket), fmt::format("{}={}", kImagesVariable, images_dir_),
            fmt::format("{}={}", kWorkVariable, work_dir_)};
   if (bundle.has_own("cgroup")) o.env.push_back(fmt::format("{}=1", kCgroupNamespaceVariable));
-  o.stdin_fd = 0;  // these become the tasks' own where they were pipes of the engine on the source
+  // Ours, or these, become the tasks' own where those were pipes on the source.
+  TS_TRY_ASSIGN(auto streams, replace_missing_pipes(images_dir_ + "/descriptors.json", bundle.dir + "/output.log"));
+  o.stdin_fd = streams.in.valid() ? streams.in.get() : 0;
+  o.stdout_fd = streams.out.get();
+  o.stderr_fd = streams.err.get();
   criu_directories_before_ = criu_directories();
   TS_TRY_ASSIGN(runc_, sys::Child::spawn(o));
   return {};

@@ -386,3 +386,71 @@ def test_calls_pass_through_quickly(hosts):
     assert json.loads(aws.run(["transship-runtime", "features"]).stdout)["ociVersionMin"]
     missing = aws.run(["transship-runtime", "state", "no-such-container"], check=False)
     assert missing.returncode != 0 and "does not exist" in missing.stderr
+
+
+BUNDLE = "/run/gate-test/bundle"
+TICK_FILE = "i=0; while :; do i=$((i+1)); echo $i; echo $i > /tick; sleep 0.05; done"
+
+
+def make_bundle(host, netns: str) -> None:
+    """A bundle whose root is the Redis image's, with a ticker in it."""
+    host.run(f"rm -rf {BUNDLE}; mkdir -p {BUNDLE}/rootfs; c=$(podman create {kit.IMAGE} x); "
+             f"podman export $c | tar x -C {BUNDLE}/rootfs; podman rm $c; cd {BUNDLE} && runc spec", timeout=60)
+    config = json.loads(host.get(f"{BUNDLE}/config.json"))
+    config["process"].update(terminal=False, args=["/bin/sh", "-c", TICK_FILE])
+    config["root"]["readonly"] = False
+    for namespace in config["linux"]["namespaces"]:
+        if namespace["type"] == "network" and netns:
+            namespace["path"] = f"/run/netns/{netns}"
+    host.put(f"{BUNDLE}/config.json", json.dumps(config))
+    if netns:
+        host.run(f"ip netns add {netns} && ip -n {netns} link set lo up")
+
+
+@pytest.mark.parametrize("netns", ["", "gatetest"], ids=["own-network", "named-network"])
+@pytest.mark.parametrize("stdout", [">/dev/null 2>&1", "2>&1 | cat >/dev/null"], ids=["null", "pipe"])
+def test_runc_bundle(lab, hosts, netns, stdout):
+    """Without an engine: the daemon calls the runtime. What went into a pipe goes into a file of the bundle afterwards."""
+    aws, azure = hosts
+    try:
+        for host in hosts:
+            make_bundle(host, netns)
+        aws.spawn(["sh", "-c", f"runc run -d --bundle {BUNDLE} bundle1 </dev/null {stdout}"])
+        for source, destination in ((aws, azure), (azure, aws)):
+            def tick(host):
+                return int(host.run(f"cat {BUNDLE}/rootfs/tick", check=False).stdout or 0)
+
+            wait_for("ticks", lambda host=source: tick(host) > 3)
+            pid = json.loads(source.run(["runc", "state", "bundle1"]).stdout)["pid"]
+            kit.fresh_dirs(source)
+            kit.fresh_dirs(destination)
+            dumped = Drill(source, "dump", "--pid", str(pid), "--bundle", BUNDLE, "--images", IMAGES, "--work", kit.WORK, "--then", "ask")
+            dumped.step("start")
+            dumped.step("dump")
+            kit.carry_images(source, destination)
+            destination.put(f"{BUNDLE}/rootfs/tick", source.get(f"{BUNDLE}/rootfs/tick"))
+            drill = Drill(destination, "gate", "--id", "bundle1", "--images", IMAGES, "--work", kit.WORK, "--then", "release")
+            drill.step("armed")
+            destination.run(f"transship-runtime create --bundle {BUNDLE} bundle1 </dev/null >/dev/null 2>{kit.WORK}/create.err")
+            destination.run(["transship-runtime", "start", "bundle1"])
+            for step in ("waiting", "prepared", "parked"):
+                drill.step(step)
+            dumped.say("commit")
+            dumped.step("commit")
+            dumped.end()
+            drill.step("released")
+            drill.end()
+            at_move = tick(source)
+            source.run(["runc", "delete", "--force", "bundle1"])
+            wait_for("ticks after the move", lambda host=destination, n=at_move: tick(host) > n + 3)
+            assert json.loads(destination.run(["runc", "state", "bundle1"]).stdout)["status"] == "running"
+            assert destination.run(["runc", "exec", "bundle1", "cat", "/proc/1/comm"]).stdout == "sh\n"
+            if "cat" in stdout:
+                assert destination.run(["tail", "-n1", f"{BUNDLE}/output.log"]).stdout.strip().isdigit()
+            assert kit.leftovers(source) == []
+        aws.run(["runc", "delete", "--force", "bundle1"])
+        wait_for("end of the log keeper", lambda: aws.run("pgrep -x transship-runti", check=False).stdout == "")
+    finally:
+        Drill.kill_all()
+        for host in hosts:
+            host.run(f"runc delete --force bundle1; ip netns del {netns or 'none'}; rm -rf {BUNDLE}", check=False)
