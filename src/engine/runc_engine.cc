@@ -90,6 +90,19 @@ Result<std::string> RuncEngine::version() {
   return "runc " + (last == std::string::npos ? line : line.substr(last + 1));
 }
 
+namespace {
+
+// Engines run their containers with the same runc: those are theirs, not plain bundles. Empty: nobody's.
+std::string manager_of(const Json& state) {
+  for (const char* key : {"io.container.manager", "io.kubernetes.cri.container-type"}) {
+    auto manager = text_at(state, {"annotations", key});
+    if (!manager.empty()) return manager;
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<std::vector<Summary>> RuncEngine::list(bool all) {
   TS_TRY_ASSIGN(auto r, sys::run_ok({.argv = {options_.program, "--root", options_.root, "list", "--format", "json"}}));
   TS_TRY_ASSIGN(Json rows, parse_json(r.out, "runc"));
@@ -97,6 +110,7 @@ Result<std::vector<Summary>> RuncEngine::list(bool all) {
   for (const auto& c : rows.is_array() ? rows : Json::array()) {
     auto state = text_at(c, {"status"});
     if (!all && state != "running" && state != "paused") continue;
+    if (!manager_of(c).empty()) continue;
     list.push_back({"runc", text_at(c, {"id"}), text_at(c, {"id"}), "", state, static_cast<pid_t>(int_at(c, {"pid"}))});
   }
   return list;
@@ -118,6 +132,8 @@ Result<Json> RuncEngine::state(const std::string& id, Deadline deadline) {
 
 Result<Container> RuncEngine::inspect(const std::string& name) {
   TS_TRY_ASSIGN(Json now, state(name, usual()));
+  if (auto manager = manager_of(now); !manager.empty())
+    return fail(Errc::kNotFound, "runc container {} belongs to {}: name it by that engine", name, manager);
   Container c;
   c.engine = "runc";
   c.id = c.name = name;

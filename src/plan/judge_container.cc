@@ -20,11 +20,12 @@ void judge_state(const ContainerSide& c, Rows& rows) {
   }
 }
 
-// Network modes in which a process outside the container owns its packets, or another container its namespace.
+// Network modes in which a process outside the container owns its packets, or another container its namespace. A plain
+// bundle always gets its namespace by path, from whoever runs it; the destination checks that one is there.
 void judge_network(const ContainerSide& c, Rows& rows) {
   if (c.network_mode == "host") {
     rows.block("host-network", "uses the host's network", "run it on a network of the engine's (bridge)");
-  } else if (c.network_mode.starts_with("container:") || c.network_mode.starts_with("ns:")) {
+  } else if (c.network_mode.starts_with("container:") || (c.network_mode.starts_with("ns:") && c.engine != "runc")) {
     rows.block("network-mode", fmt::format("shares the network namespace of another ({})", c.network_mode),
                "give it a network of its own");
   } else if (c.network_mode.starts_with("pasta") || c.network_mode.starts_with("slirp4netns")) {
