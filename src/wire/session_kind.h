@@ -18,6 +18,7 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kImageLoad:
     case Q::kRootfsApplied:
     case Q::kDumpDone:
+    case Q::kRenew:
     case Q::kAbort: return R::kDone;
     case Q::kRestore: return R::kParked;
     case Q::kCommit: return R::kRunning;
