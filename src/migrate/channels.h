@@ -1,0 +1,17 @@
+// What travels on the data lanes, and under which names (docs/protocol.md).
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace transship::migrate {
+
+enum class Channel : uint8_t {
+  kInvalid = 0,
+  kCriuImage = 1,   // name = file in CRIU's image directory; any order
+  kRootfs = 2,      // name = "round-N"; one sequential stream, ended by an empty chunk
+  kImageLayer = 3,  // name = file of the exported image; any order
+};
+
+inline std::string rootfs_stream(uint32_t round) { return "round-" + std::to_string(round); }
+
+}  // namespace transship::migrate

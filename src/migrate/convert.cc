@@ -1,0 +1,117 @@
+#include "migrate/convert.h"
+
+#include "base/text.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr int kMaxList = 4096;
+constexpr size_t kMaxSpec = 2U << 20;
+
+template <class Source, class Target>
+void copy_strings(const Source& from, Target* to) {
+  for (const auto& s : from) *to->Add() = s;
+}
+
+void put_addresses(const engine::Container& c, peer::ContainerFacts& f) {
+  for (const auto& a : c.addresses) {
+    auto* t = f.add_addresses();
+    t->set_network(a.network);
+    t->set_ip(a.ip);
+    t->set_prefix(a.prefix);
+    t->set_mac(a.mac);
+    t->set_interface(a.interface);
+    t->set_gateway(a.gateway);
+  }
+  for (const auto& p : c.host_ports) {
+    auto* t = f.add_host_ports();
+    t->set_host_ip(p.host_ip);
+    t->set_host_port(p.host_port);
+    t->set_container_port(p.container_port);
+    t->set_protocol(p.protocol);
+  }
+  for (const auto& m : c.mounts) {
+    auto* t = f.add_mounts();
+    t->set_type(m.type);
+    t->set_source(m.source);
+    t->set_destination(m.destination);
+    t->set_volume(m.volume);
+    t->set_writable(m.writable);
+  }
+}
+
+void take_addresses(const peer::ContainerFacts& f, engine::Container& c) {
+  for (const auto& a : f.addresses())
+    c.addresses.push_back({a.network(), a.ip(), a.prefix(), a.mac(), a.interface(), a.gateway()});
+  for (const auto& p : f.host_ports())
+    c.host_ports.push_back(
+        {p.host_ip(), static_cast<uint16_t>(p.host_port()), static_cast<uint16_t>(p.container_port()), p.protocol()});
+  for (const auto& m : f.mounts())
+    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable()});
+}
+
+bool ports_fit(const peer::ContainerFacts& f) {
+  return std::ranges::all_of(f.host_ports(),
+                             [](const auto& p) { return p.host_port() <= 65535 && p.container_port() <= 65535; });
+}
+
+}  // namespace
+
+peer::ContainerFacts to_facts(const engine::Container& c) {
+  peer::ContainerFacts f;
+  f.set_engine(c.engine);
+  f.set_id(c.id);
+  f.set_name(c.name);
+  f.set_image(c.image);
+  f.set_image_id(c.image_id);
+  f.set_image_digest(c.image_digest);
+  f.set_image_bytes(c.image_bytes);
+  copy_strings(c.image_layers, f.mutable_image_layers());
+  copy_strings(c.managed_files, f.mutable_managed_files());
+  put_addresses(c, f);
+  f.set_engine_spec(c.spec);
+  f.set_rootfs_kind(c.rootfs_kind);
+  f.set_runtime(c.runtime);
+  f.set_network_mode(c.network_mode);
+  f.set_restart_policy(c.restart_policy);
+  f.set_auto_remove(c.auto_remove);
+  f.set_terminal(c.terminal);
+  f.set_privileged(c.privileged);
+  f.set_pod(c.pod);
+  f.set_memory_limit(c.memory_limit);
+  return f;
+}
+
+Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
+  if (!is_plain_name(f.name())) return fail(Errc::kPeerProtocol, "the peer sent a container name that is not allowed");
+  if (!is_plain_name(f.id())) return fail(Errc::kPeerProtocol, "the peer sent a container id that is not allowed");
+  if (f.engine_spec().size() > kMaxSpec)
+    return fail(Errc::kPeerProtocol, "the peer's container specification is larger than {}", format_bytes(kMaxSpec));
+  if (f.addresses_size() > kMaxList || f.host_ports_size() > kMaxList || f.mounts_size() > kMaxList ||
+      f.image_layers_size() > kMaxList || f.managed_files_size() > kMaxList || !ports_fit(f))
+    return fail(Errc::kPeerProtocol, "the peer's container facts are out of range");
+  engine::Container c;
+  c.engine = f.engine();
+  c.id = f.id();
+  c.name = f.name();
+  c.image = f.image();
+  c.image_id = f.image_id();
+  c.image_digest = f.image_digest();
+  c.image_bytes = f.image_bytes();
+  c.image_layers.assign(f.image_layers().begin(), f.image_layers().end());
+  c.managed_files.assign(f.managed_files().begin(), f.managed_files().end());
+  take_addresses(f, c);
+  c.spec = f.engine_spec();
+  c.rootfs_kind = f.rootfs_kind();
+  c.runtime = f.runtime();
+  c.network_mode = f.network_mode();
+  c.restart_policy = f.restart_policy();
+  c.auto_remove = f.auto_remove();
+  c.terminal = f.terminal();
+  c.privileged = f.privileged();
+  c.pod = f.pod();
+  c.memory_limit = f.memory_limit();
+  return c;
+}
+
+}  // namespace transship::migrate

@@ -1,0 +1,420 @@
+#include "migrate/destination.h"
+
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "migrate/channels.h"
+#include "migrate/convert.h"
+#include "storage/image.h"
+#include "storage/tree_delta.h"
+
+namespace transship::migrate {
+namespace {
+
+// The engine is called this long before the last image byte is expected: its own way to the gate takes 150 to 300 ms,
+// and the runtime's preparation behind the gate 40 ms more. The gate's deadline bounds a wrong guess.
+constexpr milliseconds kEngineLead{600};
+// CRIU's own small images, per process generously; what the reservation allows beyond the memory that was announced.
+constexpr uint64_t kImagesSlack = 64U << 20;
+constexpr milliseconds kStreamIdle{60'000};
+constexpr milliseconds kPrepareLimit{20 * 60'000};
+constexpr milliseconds kQueryLimit{30'000};
+constexpr milliseconds kEngineLimit{15'000};
+
+int64_t unix_ms_now() {
+  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+uint32_t ms_since(Clock::time_point begin) {
+  return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count());
+}
+
+peer::Reply done() {
+  peer::Reply reply;
+  reply.mutable_done();
+  return reply;
+}
+
+}  // namespace
+
+// Marks that a request is worked on, and renews the reservation before and after.
+class DestinationMove::Busy {
+ public:
+  explicit Busy(DestinationMove& move) : move_(move) {
+    move_.busy_ = true;
+    move_.renew();
+  }
+  ~Busy() {
+    move_.renew();
+    move_.busy_ = false;
+  }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+
+ private:
+  DestinationMove& move_;
+};
+
+DestinationMove::DestinationMove(Services& services, const SessionPeer& source, std::string id, Cancel cancel)
+    : services_(services),
+      source_(source.name),
+      source_address_(source.remote_address),
+      own_address_(source.own_address),
+      id_(std::move(id)),
+      lane_token_(random_hex(32)),
+      directory_(services.settings.run_dir + "/moves/" + id_),
+      layers_dir_(services.settings.state_dir + "/moves/" + id_),
+      cancel_(std::move(cancel)) {}
+
+DestinationMove::~DestinationMove() {
+  cancel_.cancel("the daemon ends");
+  engine_thread_.join();
+  gate_thread_.join();
+  finish_thread_.join();
+}
+
+Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& services, const SessionPeer& source,
+                                                                 const peer::ReserveRequest& request) {
+  if (!is_plain_name(request.move_id())) return fail(Errc::kPeerProtocol, "the move id is not a plain name");
+  TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
+  std::shared_ptr<DestinationMove> move(new DestinationMove(services, source, request.move_id(), std::move(cancel)));
+  if (auto r = move->set_up(request); !r) {
+    move->undo();
+    return std::unexpected(std::move(r).error().context(fmt::format("reserve on {}", services.settings.node)));
+  }
+  return move;
+}
+
+Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
+  TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
+  TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
+  started_ms_ = unix_ms_now();
+  images_limit_ = request.images_bytes() + kImagesSlack;
+  storage_limit_ = request.storage_bytes();
+  plan::Reservation wanted;
+  wanted.move_id = id_;
+  wanted.source = source_;
+  wanted.engine = wanted_.engine;
+  wanted.name = wanted_.name;
+  wanted.amounts = {request.memory_bytes(), images_limit_, storage_limit_};
+  for (const auto& p : wanted_.host_ports) wanted.ports.push_back({p.host_ip, p.host_port, p.protocol});
+  for (const auto& a : wanted_.addresses) wanted.addresses.push_back(a.ip);
+  wanted.ttl = services_.settings.reservation_ttl;
+  TS_TRY_ASSIGN(uint64_t memory, sys::memory_available());
+  memory = memory > services_.settings.memory_margin ? memory - services_.settings.memory_margin : 0;
+  TS_TRY_ASSIGN(sys::Space space, sys::space_of(services_.settings.storage_path));
+  TS_TRY(services_.reservations.reserve(std::move(wanted), {memory, memory, space.free_bytes}));
+  reserved_ = true;
+  TS_TRY(sys::make_dirs(services_.settings.run_dir + "/moves"));
+  TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::create(directory_, images_limit_));
+  TS_TRY(sys::make_dirs(directory_ + "/images"));
+  TS_TRY(sys::make_dirs(directory_ + "/work"));
+  record("running", "");
+  TS_LOG_INFO("mig={} role=destination source={} container={}:{} reserved", id_, source_, wanted_.engine, wanted_.name);
+  return {};
+}
+
+void DestinationMove::record(const std::string& state, const std::string& error) {
+  state::Move move;
+  move.id = id_;
+  move.container = fmt::format("{}:{}", wanted_.engine, wanted_.name);
+  move.engine = wanted_.engine;
+  move.from = source_;
+  move.to = services_.settings.node;
+  move.role = "destination";
+  move.state = state;
+  move.started_ms = started_ms_;
+  move.ended_ms = state == "running" || state == "parked" ? 0 : unix_ms_now();
+  move.error = error;
+  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id_, r.error().message());
+}
+
+void DestinationMove::renew() {
+  if (reserved_) (void)services_.reservations.renew(id_);
+}
+
+std::string DestinationMove::state_text() const {
+  static constexpr const char* kNames[] = {"reserved", "staged", "starting", "parked", "running", "aborted"};
+  MutexLock lock(mu_);
+  return kNames[static_cast<size_t>(state_)];
+}
+
+Result<> DestinationMove::expect(std::string_view request, std::initializer_list<State> allowed) const {
+  {
+    MutexLock lock(mu_);
+    if (std::ranges::find(allowed, state_) != allowed.end()) return {};
+    if (state_ == State::kAborted)
+      return fail(Errc::kCancelled, "the move was ended on the destination: {}", cancel_.reason());
+  }
+  return fail(Errc::kPeerProtocol, "{} is not allowed while the move is {}", request, state_text());
+}
+
+// ---- image and container
+
+Result<peer::Reply> DestinationMove::prepare() {
+  MutexLock request(request_mu_);
+  TS_TRY(expect("prepare", {State::kReserved}));
+  Busy busy(*this);
+  peer::Reply reply;
+  auto& prepared = *reply.mutable_prepared();
+  auto deadline = Deadline::in(kPrepareLimit);
+  TS_TRY_ASSIGN(bool present, engine_->has_image(wanted_));
+  if (!present) {
+    auto begin = Clock::now();
+    auto pulled = engine_->pull_image(wanted_, deadline, cancel_);
+    prepared.set_pull_ms(ms_since(begin));
+    TS_TRY(cancel_.check());
+    prepared.set_image_pulled(pulled.has_value());
+    if (!pulled) {
+      prepared.set_image_missing(true);
+      prepared.set_image_error(pulled.error().message());
+      return reply;
+    }
+  }
+  TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
+  prepared.set_container_id(staged_->id);
+  MutexLock lock(mu_);
+  state_ = State::kStaged;
+  return reply;
+}
+
+Result<peer::Reply> DestinationMove::missing_layers() {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("the question for missing layers", {State::kReserved}));
+  Busy busy(*this);
+  TS_TRY_ASSIGN(auto present, storage::present_layers({}, Deadline::in(kQueryLimit), cancel_));
+  peer::Reply reply;
+  auto& needed = *reply.mutable_image_needed();
+  for (const auto& layer : wanted_.image_layers) {
+    if (std::ranges::find(present, layer) == present.end()) needed.add_layers_missing(layer);
+  }
+  return reply;
+}
+
+Result<peer::Reply> DestinationMove::load_image(const peer::ImageLoadRequest& request) {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("image load", {State::kReserved}));
+  Busy busy(*this);
+  {
+    MutexLock lock(mu_);
+    layers_.clear();
+  }
+  auto imported = storage::import_image({}, layers_dir_, request.reference(), wanted_.image_id,
+                                        Deadline::in(kPrepareLimit), cancel_);
+  (void)sys::remove_tree(layers_dir_);
+  if (!imported) return std::unexpected(std::move(imported).error());
+  return done();
+}
+
+// ---- chunks
+
+Result<> DestinationMove::receive(const wire::ChunkHeader& chunk, std::span<const std::byte> data) {
+  TS_TRY(cancel_.check());
+  std::string name(chunk.name);
+  switch (static_cast<Channel>(chunk.kind)) {
+    case Channel::kCriuImage: return receive_image(name, chunk.offset, data);
+    case Channel::kRootfs: return receive_rootfs(name, chunk.offset, data);
+    case Channel::kImageLayer: return receive_layer(name, chunk.offset, data);
+    case Channel::kInvalid: break;
+  }
+  return fail(Errc::kPeerProtocol, "chunk of an unknown channel {}", chunk.kind);
+}
+
+Result<> DestinationMove::write_file(const std::string& dir, const std::string& name, uint64_t offset,
+                                     std::span<const std::byte> data, std::map<std::string, Image>& files) {
+  int fd = -1;
+  {
+    MutexLock lock(mu_);
+    Image& file = files[name];
+    if (!file.fd.valid()) {
+      TS_TRY_ASSIGN(file.fd, open_file(dir + "/" + name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
+    }
+    file.bytes += data.size();
+    fd = file.fd.get();
+  }
+  while (!data.empty()) {
+    ssize_t n = retry_eintr([&] { return ::pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset)); });
+    if (n < 0)
+      return fail_errno(errno, "write {} of {}/{} on {}", format_bytes(data.size()), dir, name,
+                        services_.settings.node);
+    data = data.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+Result<> DestinationMove::receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
+  if (offset + data.size() > images_limit_)
+    return fail(Errc::kNoSpace, "{} was reserved for CRIU's images on {}, and \"{}\" goes beyond it",
+                format_bytes(images_limit_), services_.settings.node, name);
+  {
+    MutexLock lock(mu_);
+    if (state_ != State::kStaged && state_ != State::kStarting)
+      return fail(Errc::kPeerProtocol, "a memory image came before the container was prepared");
+    if (first_chunk_ == Clock::time_point{}) first_chunk_ = Clock::now();
+  }
+  TS_TRY(write_file(directory_ + "/images", name, offset, data, images_));
+  uint64_t received = images_received_ += data.size();
+  start_engine_when_near(received);
+  return {};
+}
+
+Result<> DestinationMove::receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
+  if ((layers_received_ += data.size()) > storage_limit_ || offset + data.size() > storage_limit_)
+    return fail(Errc::kNoSpace, "{} was reserved for the image on {}, and more came", format_bytes(storage_limit_),
+                services_.settings.node);
+  TS_TRY(expect("an image layer", {State::kReserved}));
+  renew();
+  TS_TRY(sys::make_dirs(layers_dir_));
+  return write_file(layers_dir_, name, offset, data, layers_);
+}
+
+DestinationMove::Rootfs& DestinationMove::rootfs_round(const std::string& name) {
+  MutexLock lock(mu_);
+  auto& round = rounds_[name];
+  if (!round) round = std::make_unique<Rootfs>();
+  return *round;
+}
+
+Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
+  TS_TRY(expect("a root file system round", {State::kStaged, State::kStarting}));
+  Rootfs& round = rootfs_round(name);  // one stream is one lane: no other thread has this round
+  if (offset != round.next_offset)
+    return fail(Errc::kPeerProtocol, "round \"{}\" goes on at {} instead of {}", name, offset, round.next_offset);
+  if (!round.pipe) {
+    TS_TRY_ASSIGN(round.pipe, storage::StreamPipe::create(cancel_, kStreamIdle));
+    round.thread = Thread("rootfs-apply", [this, &round] {
+      auto apply = [&]() -> Result<> {
+        const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
+        TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
+        storage::ApplyLimits limits;
+        limits.max_bytes = storage_limit_;
+        return storage::apply_round(root.get(), *round.pipe, limits, cancel_);
+      };
+      round.outcome = apply();
+      if (!round.outcome) round.pipe->fail_writer(round.outcome.error());
+    });
+  }
+  renew();
+  if (data.empty()) {
+    round.pipe->finish();
+    return {};
+  }
+  round.next_offset += data.size();
+  return round.pipe->write(data);
+}
+
+Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedRequest& request) {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("the end of a root file system round", {State::kStaged}));
+  Busy busy(*this);
+  std::string name = rootfs_stream(request.round());
+  Rootfs& round = rootfs_round(name);
+  if (!round.pipe) return fail(Errc::kPeerProtocol, "no byte of \"{}\" came", name);
+  round.thread.join();
+  auto outcome = std::move(round.outcome);
+  MutexLock lock(mu_);
+  rounds_.erase(name);
+  if (!outcome)
+    return std::unexpected(
+        std::move(outcome).error().context(fmt::format("root file system on {}", services_.settings.node)));
+  return done();
+}
+
+// ---- engine and gate
+
+Result<peer::Reply> DestinationMove::dump_done(const peer::DumpDoneRequest& request) {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("the end of the dump", {State::kStaged}));
+  Busy busy(*this);
+  if (request.total_bytes() == 0 || request.total_bytes() > images_limit_)
+    return fail(Errc::kNoSpace, "the images have {}, reserved on {} are {}", format_bytes(request.total_bytes()),
+                services_.settings.node, format_bytes(images_limit_));
+  gate::GateOptions options;
+  options.hold = services_.settings.gate_deadline;
+  TS_TRY_ASSIGN(gate_, gate::Gate::arm(staged_->id, options));
+  images_total_ = request.total_bytes();
+  start_engine_when_near(images_received_);
+  return done();
+}
+
+// As late as possible, since the engine's lock of the container is held from here on; early enough to be at the gate
+// when the last byte is there.
+void DestinationMove::start_engine_when_near(uint64_t received) {
+  uint64_t total = images_total_;
+  if (total == 0) return;
+  MutexLock lock(mu_);
+  if (engine_started_ || state_ != State::kStaged) return;
+  double seconds = std::chrono::duration<double>(Clock::now() - first_chunk_).count();
+  double rate = seconds > 0 ? static_cast<double>(received) / seconds : 0;
+  double lead = std::chrono::duration<double>(kEngineLead).count();
+  if (static_cast<double>(received) + rate * lead < static_cast<double>(total)) return;
+  engine_started_ = true;
+  state_ = State::kStarting;
+  engine_called_ = Clock::now();
+  engine_thread_ = Thread("engine-start", [this] { start_engine(); });
+  gate_thread_ = Thread("gate", [this] { wait_at_gate(); });
+}
+
+void DestinationMove::start_engine() {
+  // The gate's own deadline ends a start that waits; this one is for an engine that hangs elsewhere.
+  engine_outcome_ = engine_->start(staged_->id, Deadline::in(services_.settings.gate_deadline + kEngineLimit));
+  if (!engine_outcome_) cancel_.cancel(fmt::format("the engine's start failed: {}", engine_outcome_.error().message()));
+}
+
+// Everything behind the gate that needs no images is done while they are still on their way.
+void DestinationMove::wait_at_gate() {
+  gate_outcome_ = [&]() -> Result<> {
+    TS_TRY(gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
+    runtime_arrived_ = Clock::now();
+    TS_TRY(gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_));
+    prepared_ms_ = ms_since(runtime_arrived_);
+    return {};
+  }();
+}
+
+Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {
+  MutexLock lock(mu_);
+  for (const auto& file : request.files()) {
+    auto it = images_.find(file.name());
+    uint64_t have = it == images_.end() ? 0 : it->second.bytes;
+    if (have != file.size() && file.size() != 0)
+      return fail(Errc::kCorrupt, "CRIU image {} has {} bytes here and {} on the source", file.name(), have,
+                  file.size());
+    if (file.size() == 0 && is_plain_name(file.name()) && it == images_.end()) {
+      TS_TRY(open_file(directory_ + "/images/" + file.name(), O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
+    }
+  }
+  images_.clear();
+  return {};
+}
+
+Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request) {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("restore", {State::kStaged, State::kStarting}));
+  Busy busy(*this);
+  TS_TRY(check_images(request));
+  {
+    // Everything is here: if the estimate has not started the engine yet, start it now.
+    MutexLock lock(mu_);
+    if (images_total_ == 0) return fail(Errc::kPeerProtocol, "restore came before the end of the dump");
+    first_chunk_ = Clock::now() - std::chrono::hours(1);
+  }
+  start_engine_when_near(images_total_);
+  auto parked = await_parked(request);
+  if (!parked)
+    return std::unexpected(std::move(parked).error().context(fmt::format("restore on {}", services_.settings.node)));
+  {
+    MutexLock lock(mu_);
+    state_ = State::kParked;
+  }
+  record("parked", "");
+  TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} prepared_ms={} restore_ms={}", id_,
+              parked_.pid(), parked_.engine_start_ms(), parked_.wait_ms(), prepared_ms_, parked_.restore_ms());
+  peer::Reply reply;
+  *reply.mutable_parked() = parked_;
+  return reply;
+}
+
+}  // namespace transship::migrate

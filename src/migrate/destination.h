@@ -1,0 +1,159 @@
+// The destination's half of one move.
+//
+//            reserve         prepare          dump_done, chunks         restore         commit
+//   (none) ----------> RESERVED ------> STAGED ----------------> STARTING -------> PARKED -------> RUNNING
+//
+//   before PARKED: an abort, a lost session or an expired reservation leads to ABORTED: container, gate, images, rules
+//   and reservation are gone. PARKED: a lost session makes us ask the source until it answers commit or abort.
+//
+// A request that is not allowed in a state is answered with a failure that names both.
+#pragma once
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "gate/gate.h"
+#include "migrate/services.h"
+#include "network/moved_connections.h"
+#include "proto/peer.pb.h"
+#include "storage/byte_stream.h"
+#include "sys/file.h"
+#include "wire/lanes.h"
+
+namespace transship::migrate {
+
+// Who a session is with, and the two ends of its connection (addresses without port).
+struct SessionPeer {
+  std::string name;  // as pinned here
+  std::string remote_address;
+  std::string own_address;
+};
+
+// Thread-safe: requests come from the session's thread, chunks from the lanes' threads, expiry from the reaper's.
+class DestinationMove {
+ public:
+  // Reserves. `source` is the pinned peer's name, `source_endpoint` where its session came from.
+  static Result<std::shared_ptr<DestinationMove>> create(Services& services, const SessionPeer& source,
+                                                         const peer::ReserveRequest& request);
+  ~DestinationMove();
+  DestinationMove(const DestinationMove&) = delete;
+  DestinationMove& operator=(const DestinationMove&) = delete;
+
+  const std::string& id() const { return id_; }
+  const std::string& source() const { return source_; }
+  const std::string& lane_token() const { return lane_token_; }
+
+  Result<peer::Reply> prepare();
+  Result<peer::Reply> missing_layers();
+  Result<peer::Reply> load_image(const peer::ImageLoadRequest& request);
+  Result<peer::Reply> rootfs_applied(const peer::RootfsAppliedRequest& request);
+  Result<peer::Reply> dump_done(const peer::DumpDoneRequest& request);
+  Result<peer::Reply> restore(const peer::RestoreRequest& request);
+  Result<peer::Reply> commit();
+  // Undoes everything. Idempotent; after the commit it is refused.
+  Result<> abort(const std::string& reason);
+  // A chunk of one of the channels (migrate/channels.h).
+  Result<> receive(const wire::ChunkHeader& chunk, std::span<const std::byte> data);
+
+  // The session ended. Before PARKED: aborts. PARKED: asks the source for the decision until it has one, `cancel` fires
+  // or somebody else decided.
+  void session_lost(const Cancel& cancel);
+  // The reservation's time is over: aborts unless a request is being worked on (then the reservation is renewed) or the
+  // container is parked already.
+  void expire();
+  // Keeps the reservation while a request is being worked on.
+  void renew_if_busy();
+  // Fires when this move ends on the destination; firing it ends what is being waited for.
+  Cancel cancel_signal() const { return cancel_; }
+  void renew();
+  // Nothing is left to do for this object.
+  bool ended() const;
+  std::string state_text() const;
+
+ private:
+  enum class State { kReserved, kStaged, kStarting, kParked, kRunning, kAborted };
+  struct Image {
+    Fd fd;
+    uint64_t bytes = 0;
+  };
+  struct Rootfs {
+    std::unique_ptr<storage::StreamPipe> pipe;
+    uint64_t next_offset = 0;
+    Thread thread;
+    Result<> outcome;
+  };
+  class Busy;
+
+  DestinationMove(Services& services, const SessionPeer& source, std::string id, Cancel cancel);
+  Result<> set_up(const peer::ReserveRequest& request);
+  Result<> expect(std::string_view request, std::initializer_list<State> allowed) const;
+  Result<> receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  Result<> receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
+                      std::map<std::string, Image>& files);
+  Rootfs& rootfs_round(const std::string& name);
+  void start_engine_when_near(uint64_t received);
+  void start_engine();
+  void wait_at_gate();
+  Result<> await_parked(const peer::RestoreRequest& request);
+  Result<> check_images(const peer::RestoreRequest& request);
+  void run_cutover();
+  void finish_running();
+  void undo();
+  void ask_source(const Cancel& cancel);
+  void record(const std::string& state, const std::string& error);
+
+  Services& services_;
+  const std::string source_;
+  const std::string source_address_;
+  const std::string own_address_;
+  const std::string id_;
+  const std::string lane_token_;
+  const std::string directory_;   // images (tmpfs) and CRIU's work directory
+  const std::string layers_dir_;  // an image that no registry serves, on disk
+  engine::Engine* engine_ = nullptr;
+  engine::Container wanted_;
+  int64_t started_ms_ = 0;
+  uint64_t images_limit_ = 0;
+  uint64_t storage_limit_ = 0;
+  Cancel cancel_;  // fires on abort: ends every wait of this move
+
+  mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
+  mutable Mutex mu_;
+  State state_ GUARDED_BY(mu_) = State::kReserved;
+  std::map<std::string, Image> images_ GUARDED_BY(mu_);
+  std::map<std::string, Image> layers_ GUARDED_BY(mu_);
+  std::map<std::string, std::unique_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
+  bool engine_started_ GUARDED_BY(mu_) = false;
+  bool finished_ GUARDED_BY(mu_) = false;
+  Clock::time_point first_chunk_ GUARDED_BY(mu_);
+
+  std::atomic<uint64_t> images_received_ = 0;
+  std::atomic<uint64_t> layers_received_ = 0;
+  std::atomic<uint64_t> images_total_ = 0;  // 0 until the dump is done
+  std::atomic<bool> busy_ = false;
+  std::atomic<bool> reserved_ = false;
+
+  sys::TmpfsMount tmpfs_;
+  std::optional<engine::Staged> staged_;
+  std::optional<gate::Gate> gate_;
+  std::optional<gate::Parked> parked_container_;
+  Clock::time_point engine_called_;
+  Clock::time_point runtime_arrived_;
+  uint32_t prepared_ms_ = 0;  // from its arrival until it had done all it can without images
+  Result<> engine_outcome_;
+  Result<> gate_outcome_;
+  Thread engine_thread_;
+  Thread gate_thread_;
+  Thread finish_thread_;
+  bool connections_installed_ = false;
+  peer::Parked parked_;
+  std::string cutover_error_;
+};
+
+}  // namespace transship::migrate

@@ -1,0 +1,241 @@
+// The second half of a destination's move: parked, and what the decision makes of it.
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "migrate/channels.h"
+#include "migrate/convert.h"
+#include "migrate/destination.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kDiscardLimit{20'000};
+constexpr milliseconds kAskEvery{1000};
+// CRIU reads about 1 GiB a second here; a restore of a very large container takes its time.
+constexpr milliseconds kRestoreLimit{120'000};
+constexpr milliseconds kReleaseLimit{5000};
+
+uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
+  auto ms = std::chrono::duration_cast<milliseconds>(end - begin).count();
+  return static_cast<uint32_t>(std::max<int64_t>(0, ms));
+}
+
+Result<std::vector<network::Connection>> connections_of(const peer::RestoreRequest& request) {
+  std::vector<network::Connection> connections;
+  for (const auto& c : request.connections()) {
+    TS_TRY_ASSIGN(auto local, network::IpAddress::parse(c.local_ip()));
+    TS_TRY_ASSIGN(auto remote, network::IpAddress::parse(c.remote_ip()));
+    if (c.local_port() > 65535 || c.remote_port() > 65535) return fail(Errc::kPeerProtocol, "a port is out of range");
+    connections.push_back(
+        {local, static_cast<uint16_t>(c.local_port()), remote, static_cast<uint16_t>(c.remote_port())});
+  }
+  return connections;
+}
+
+}  // namespace
+
+Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
+  auto arrived = Clock::now();
+  TS_TRY_ASSIGN(auto connections, connections_of(request));
+  if (!connections.empty()) {
+    TS_TRY(network::install_moved_connections(staged_->id, connections));
+    connections_installed_ = true;
+  }
+  gate_thread_.join();
+  auto parked = gate_outcome_ ? gate_->restore(Deadline::in(kRestoreLimit), cancel_)
+                              : Result<gate::Parked>(std::unexpected(gate_outcome_.error()));
+  if (!parked) gate_->abort(parked.error().message());
+  // The engine's start ends with the gate in either case, and its lock with it.
+  engine_thread_.join();
+  if (!engine_outcome_ && (parked || parked.error().code() == Errc::kCancelled)) return engine_outcome_;
+  if (!parked) return std::unexpected(std::move(parked).error());
+  TS_TRY(parked->verify());
+  parked_container_ = std::move(*parked);
+  parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
+  parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
+  parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
+  parked_.set_restore_ms(ms_between(arrived, Clock::now()));
+  return {};
+}
+
+// ---- the decision
+
+Result<peer::Reply> DestinationMove::commit() {
+  MutexLock serial(request_mu_);
+  TS_TRY(expect("commit", {State::kParked, State::kRunning}));
+  peer::Reply reply;
+  auto& running = *reply.mutable_running();
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kRunning) return reply;  // asked again after a lost answer
+  }
+  auto begin = Clock::now();
+  // The route may change while the tasks are being released: their sockets exist, so nobody gets a reset.
+  Thread cutover("cutover", [this, &running] {
+    auto cutover_begin = Clock::now();
+    run_cutover();
+    running.set_cutover_ms(ms_between(cutover_begin, Clock::now()));
+  });
+  auto released = parked_container_->release(Deadline::in(kReleaseLimit));
+  running.set_release_ms(ms_between(begin, Clock::now()));
+  cutover.join();
+  if (!released) {
+    TS_LOG_ERROR("mig={} phase=commit release: {}", id_, released.error().message());
+    return std::unexpected(
+        std::move(released).error().context(fmt::format("let the container run on {}", services_.settings.node)));
+  }
+  {
+    MutexLock lock(mu_);
+    state_ = State::kRunning;
+  }
+  TS_LOG_INFO("mig={} phase=commit running release_ms={} cutover_ms={}", id_, running.release_ms(),
+              running.cutover_ms());
+  finish_thread_ = Thread("finish", [this] { finish_running(); });
+  return reply;
+}
+
+void DestinationMove::run_cutover() {
+  network::CutoverFacts facts;
+  facts.move_id = id_;
+  facts.container = wanted_.name;
+  for (const auto& a : wanted_.addresses) facts.addresses.push_back(a.ip);
+  facts.source = source_;
+  facts.source_address = source_address_;
+  facts.destination = services_.settings.node;
+  facts.destination_address = own_address_;
+  // After the commit there is no way back: what the operator's command could not do is said and logged, and the
+  // container runs here all the same.
+  if (auto r = services_.cutover->commit(facts); !r) {
+    TS_LOG_ERROR("mig={} phase=commit cutover: {}", id_, r.error().message());
+    cutover_error_ = r.error().message();
+  }
+}
+
+// Off the gap: what a running container does not wait for.
+void DestinationMove::finish_running() {
+  if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
+    TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  if (auto r = engine_->finish(staged_->id, wanted_); !r)
+    TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
+  gate_.reset();
+  tmpfs_ = {};
+  (void)sys::remove_tree(layers_dir_);
+  services_.reservations.release(id_);
+  reserved_ = false;
+  record("done", cutover_error_);
+  MutexLock lock(mu_);
+  finished_ = true;
+}
+
+Result<> DestinationMove::abort(const std::string& reason) {
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kRunning)
+      return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
+  }
+  cancel_.cancel(reason);  // ends what another request waits for
+  MutexLock serial(request_mu_);
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kAborted) return {};
+    if (state_ == State::kRunning)
+      return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
+    state_ = State::kAborted;
+  }
+  TS_LOG_INFO("mig={} role=destination aborted: {}", id_, reason);
+  undo();
+  record("rolled-back", reason);
+  return {};
+}
+
+// Newest first; everything is idempotent, and a failure is logged, never the end of the undoing.
+void DestinationMove::undo() {
+  cancel_.cancel("undone");
+  if (parked_container_) {
+    if (auto r = parked_container_->kill(Deadline::in(kReleaseLimit)); !r)
+      TS_LOG_ERROR("mig={} parked container: {}", id_, r.error().message());
+  } else if (gate_) {
+    gate_->abort(cancel_.reason());
+  }
+  gate_thread_.join();
+  engine_thread_.join();
+  std::map<std::string, std::unique_ptr<Rootfs>> rounds;
+  {
+    MutexLock lock(mu_);
+    rounds.swap(rounds_);
+    images_.clear();
+    layers_.clear();
+  }
+  for (auto& [name, round] : rounds) {
+    if (round->pipe) round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
+    round->thread.join();
+  }
+  if (staged_) {
+    if (auto r = engine_->discard(staged_->id, Deadline::in(kDiscardLimit)); !r)
+      TS_LOG_ERROR("mig={} container {} could not be removed: {}", id_, staged_->id, r.error().message());
+    if (connections_installed_) (void)network::remove_moved_connections(staged_->id);
+  }
+  gate_.reset();
+  tmpfs_ = {};
+  (void)sys::remove_tree(layers_dir_);
+  if (reserved_) services_.reservations.release(id_);
+  reserved_ = false;
+}
+
+void DestinationMove::renew_if_busy() {
+  if (busy_) renew();
+}
+
+void DestinationMove::expire() {
+  {
+    MutexLock lock(mu_);
+    if (state_ == State::kParked || state_ == State::kRunning || state_ == State::kAborted) return;
+  }
+  (void)abort(
+      fmt::format("nothing was heard from {} for {}", source_, format_duration(services_.settings.reservation_ttl)));
+}
+
+bool DestinationMove::ended() const {
+  MutexLock lock(mu_);
+  return state_ == State::kAborted || finished_;
+}
+
+void DestinationMove::session_lost(const Cancel& cancel) {
+  bool parked = false;
+  {
+    MutexLock lock(mu_);
+    parked = state_ == State::kParked;
+    if (state_ == State::kRunning || state_ == State::kAborted) return;
+  }
+  if (!parked) {
+    (void)abort(fmt::format("the session with {} ended", source_));
+    return;
+  }
+  TS_LOG_WARN("mig={} the session with {} ended while the container is parked: asking for the decision", id_, source_);
+  ask_source(cancel);
+}
+
+// Frozen is safe, running is not: only the source's word ends this.
+void DestinationMove::ask_source(const Cancel& cancel) {
+  peer::Request request;
+  request.mutable_decision()->set_move_id(id_);
+  while (!cancel.cancelled()) {
+    auto ask = [&]() -> Result<peer::Decision> {
+      TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(source_));
+      auto deadline = Deadline::in(milliseconds(5000));
+      TS_TRY_ASSIGN(auto session,
+                    wire::Session::connect(services_.identity, target, services_.settings.node, deadline, cancel));
+      TS_TRY_ASSIGN(peer::Reply reply, session->call(request, deadline, cancel));
+      return reply.decision().decision();
+    };
+    auto decision = ask();
+    if (!decision) TS_LOG_WARN("mig={} ask {} for the decision: {}", id_, source_, decision.error().message());
+    if (decision && *decision == peer::DECISION_COMMIT) return (void)commit();
+    if (decision && *decision == peer::DECISION_ABORT) return (void)abort(fmt::format("{} decided to abort", source_));
+    if (ended() || state_text() == "running") return;
+    if (!sleep_for(kAskEvery, cancel)) return;
+  }
+}
+
+}  // namespace transship::migrate

@@ -1,0 +1,153 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/text.h"
+#include "migrate/convert.h"
+#include "migrate/event_feed.h"
+#include "migrate/move_table.h"
+#include "migrate/phase.h"
+#include "migrate/reporter.h"
+
+namespace transship::migrate {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class PhasesTest : public testing::Test {
+ protected:
+  Phase phase(const std::string& name, bool works, bool final = false) {
+    return {name,
+            [this, name, works]() -> Result<> {
+              log_.push_back("run " + name);
+              if (works) return {};
+              return fail(Errc::kUnavailable, "{} broke", name);
+            },
+            [this, name] { log_.push_back("undo " + name); }, final};
+  }
+  PhaseOutcome go(std::vector<Phase> phases) {
+    return run_phases(phases, [](const std::string&) -> Result<> { return {}; });
+  }
+  std::vector<std::string> log_;
+};
+
+TEST_F(PhasesTest, AFailureIsUndoneNewestFirstWithTheFailingOne) {
+  auto outcome = go({phase("a", true), phase("b", false), phase("c", true)});
+  EXPECT_THAT(log_, ElementsAre("run a", "run b", "undo b", "undo a"));
+  EXPECT_EQ(outcome.failed, "b");
+  EXPECT_FALSE(outcome.committed);
+}
+
+TEST_F(PhasesTest, NothingIsUndoneAfterTheCommit) {
+  auto outcome = go({phase("a", true), phase("commit", true, true), phase("cleanup", false)});
+  EXPECT_THAT(log_, ElementsAre("run a", "run commit", "run cleanup"));
+  EXPECT_TRUE(outcome.committed);
+  EXPECT_FALSE(outcome.result);
+}
+
+TEST_F(PhasesTest, ACommitThatFailsIsUndone) {
+  auto outcome = go({phase("a", true), phase("commit", false, true)});
+  EXPECT_THAT(log_, ElementsAre("run a", "run commit", "undo commit", "undo a"));
+  EXPECT_FALSE(outcome.committed);
+}
+
+TEST_F(PhasesTest, CancelledBetweenPhases) {
+  std::vector<Phase> phases = {phase("a", true), phase("b", true)};
+  auto outcome = run_phases(phases, [](const std::string& name) -> Result<> {
+    if (name == "b") return fail(Errc::kCancelled, "cancelled");
+    return {};
+  });
+  EXPECT_THAT(log_, ElementsAre("run a", "undo b", "undo a"));
+}
+
+TEST(Reporter, PartsOfTheGapAddUp) {
+  std::vector<local::MoveEvent> events;
+  Reporter reporter("m1", [&](const local::MoveEvent& e) { events.push_back(e); });
+  reporter.start_phase("dump");
+  reporter.gap_begins();
+  reporter.gap_part("freeze");
+  reporter.gap_part("dump");
+  reporter.gap_ends("release");
+  reporter.start_phase("cleanup");
+  reporter.end_phase();
+  local::Summary summary;
+  reporter.fill(summary);
+  double sum = 0;
+  for (const auto& part : summary.gap_parts()) sum += part.ms();
+  EXPECT_NEAR(sum, reporter.gap_ms(), 0.01);
+  ASSERT_EQ(summary.total_parts_size(), 2);
+  EXPECT_EQ(summary.total_parts(0).name(), "dump");
+  ASSERT_EQ(events.size(), 4U);
+  EXPECT_EQ(events[1].phase().state(), local::PHASE_DONE);
+  EXPECT_EQ(events[0].move_id(), "m1");
+}
+
+TEST(Reporter, ProgressIsNotAFlood) {
+  int n = 0;
+  Reporter reporter("m1", [&](const local::MoveEvent& e) { n += e.has_progress() ? 1 : 0; });
+  reporter.start_phase("transfer");
+  for (uint64_t i = 1; i <= 1000; ++i) reporter.progress(i, 1000);
+  EXPECT_GE(n, 2);  // the first and the last
+  EXPECT_LE(n, 10);
+}
+
+TEST(EventFeed, LateWatchersSeeEverything) {
+  EventFeed feed;
+  local::MoveEvent event;
+  event.set_move_id("x");
+  feed.add(event);
+  feed.add(event);
+  size_t from = 0;
+  bool ended = true;
+  EXPECT_EQ(feed.wait(from, Deadline::in(milliseconds(0)), ended).size(), 2U);
+  EXPECT_FALSE(ended);
+  feed.end();
+  EXPECT_TRUE(feed.wait(from, Deadline::in(milliseconds(60'000)), ended).empty());
+  EXPECT_TRUE(ended);
+}
+
+engine::Container sample() {
+  engine::Container c;
+  c.engine = "podman";
+  c.id = "0123456789abcdef";
+  c.name = "redis";
+  c.addresses.push_back({"podman", "10.88.0.5", 16, "aa:bb:cc:dd:ee:ff", "eth0", "10.88.0.1"});
+  c.host_ports.push_back({"", 6379, 6379, "tcp"});
+  c.mounts.push_back({"tmpfs", "", "/tmp", "", true});
+  c.restart_policy = "always";
+  c.spec = "{}";
+  c.image_layers = {"sha256:1"};
+  return c;
+}
+
+TEST(Convert, RoundTrip) {
+  auto back = from_facts(to_facts(sample()));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(to_facts(*back).SerializeAsString(), to_facts(sample()).SerializeAsString());
+  EXPECT_EQ(back->host_ports[0].host_port, 6379);
+  EXPECT_EQ(back->restart_policy, "always");
+}
+
+TEST(Convert, RefusesWhatAPeerMayNotSend) {
+  auto facts = to_facts(sample());
+  facts.set_name("../../etc");
+  EXPECT_EQ(from_facts(facts).error().code(), Errc::kPeerProtocol);
+  facts = to_facts(sample());
+  facts.set_id("");
+  EXPECT_FALSE(from_facts(facts));
+  facts = to_facts(sample());
+  facts.mutable_host_ports(0)->set_host_port(70000);
+  EXPECT_FALSE(from_facts(facts));
+  facts = to_facts(sample());
+  facts.set_engine_spec(std::string(3 << 20, 'x'));
+  EXPECT_FALSE(from_facts(facts));
+}
+
+TEST(MoveId, IsAPlainNameAndNew) {
+  auto id = new_move_id();
+  EXPECT_TRUE(is_plain_name(id));
+  EXPECT_NE(id, new_move_id());
+}
+
+}  // namespace
+}  // namespace transship::migrate

@@ -1,0 +1,185 @@
+#include "migrate/move_table.h"
+
+#include "base/log.h"
+#include "base/text.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kHousekeepingEvery{500};
+
+}  // namespace
+
+std::string new_move_id() { return random_hex(5); }
+
+MoveTable::MoveTable(Services& services) : services_(services), stop_(Cancel::create().value()) {
+  housekeeper_ = Thread("housekeeping", [this] { housekeeping(); });
+}
+
+MoveTable::~MoveTable() {
+  stop_.cancel("the daemon ends");
+  housekeeper_.join();
+  std::map<std::string, std::unique_ptr<SourceEntry>> sources;
+  std::map<std::string, std::shared_ptr<DestinationMove>> destinations;
+  {
+    MutexLock lock(mu_);
+    for (auto& [id, entry] : sources_) (void)entry->move->cancel("the daemon ends");
+    destinations.swap(destinations_);
+    sources.swap(sources_);
+  }
+  for (auto& [id, entry] : sources) entry->thread.join();
+  for (auto& [id, move] : destinations) {
+    // A parked container waits for its source's word: it stays frozen when the daemon ends.
+    if (move->state_text() != "parked") (void)move->abort("the daemon ends");
+  }
+}
+
+Result<> MoveTable::check_not_moving(const std::string& container) const {
+  for (const auto& [id, entry] : sources_) {
+    if (!entry->ended && entry->container == container)
+      return std::unexpected(
+          Error(Errc::kAlreadyExists, fmt::format("{} is being moved already, by move {}", container, id))
+              .with_remedy(fmt::format("`transship show {}` watches it, `transship cancel {}` calls it off", id, id)));
+  }
+  return {};
+}
+
+Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
+  TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
+  request.move_id = new_move_id();
+  auto entry = std::make_unique<SourceEntry>();
+  // One that cannot be found fails as the first phase of its move, with the same words as everywhere.
+  if (auto found = find_container(services_, request.container); found)
+    entry->container = fmt::format("{}:{}", found->container.engine, found->container.id);
+  else
+    return std::unexpected(std::move(found).error());
+  entry->peer = request.peer;
+  entry->feed = std::make_shared<EventFeed>();
+  auto feed = entry->feed;
+  auto id = request.move_id;
+  auto sink = [this, feed, id](const local::MoveEvent& event) {
+    feed->add(event);
+    if (event.has_progress()) return;
+    if (auto r = services_.store->add_event(id, event.SerializeAsString()); !r)
+      TS_LOG_DEBUG("mig={} journal: {}", id, r.error().message());
+  };
+  entry->move = std::make_unique<SourceMove>(services_, std::move(request), sink, cancel);
+  MutexLock lock(mu_);
+  TS_TRY(check_not_moving(entry->container));
+  auto& kept = *(sources_[id] = std::move(entry));
+  kept.thread = Thread("move-source", [this, &kept] { run_source(kept); });
+  return Started{id, feed};
+}
+
+void MoveTable::run_source(SourceEntry& entry) {
+  entry.move->run();
+  {
+    MutexLock lock(mu_);
+    entry.ended = true;
+  }
+  entry.feed->end();
+  // Late packets are still passed on for a while.
+  (void)sleep_for(services_.settings.hold_grace + milliseconds(200), stop_);
+  MutexLock lock(mu_);
+  entry.buried = true;
+}
+
+Result<bool> MoveTable::cancel(const std::string& move_id, const std::string& reason) {
+  MutexLock lock(mu_);
+  auto it = sources_.find(move_id);
+  if (it == sources_.end() || it->second->ended)
+    return fail(Errc::kNotFound, "no move {} runs on this node as its source", move_id);
+  return it->second->move->cancel(reason);
+}
+
+size_t MoveTable::running() const {
+  MutexLock lock(mu_);
+  size_t n = 0;
+  for (const auto& [id, entry] : sources_) n += entry->ended ? 0 : 1;
+  for (const auto& [id, move] : destinations_) n += move->ended() ? 0 : 1;
+  return n;
+}
+
+Result<std::shared_ptr<DestinationMove>> MoveTable::reserve(const SessionPeer& source,
+                                                            const peer::ReserveRequest& request) {
+  {
+    MutexLock lock(mu_);
+    if (destinations_.contains(request.move_id()) || sources_.contains(request.move_id()))
+      return fail(Errc::kAlreadyExists, "move {} is known here already", request.move_id());
+    std::vector<std::string> addresses;
+    for (const auto& a : request.container().addresses()) addresses.push_back(a.ip());
+    // It comes back before its late packets were all passed on: they find it here.
+    for (auto& [id, entry] : sources_) {
+      if (entry->ended) entry->move->end_hold(addresses);
+    }
+  }
+  TS_TRY_ASSIGN(auto move, DestinationMove::create(services_, source, request));
+  MutexLock lock(mu_);
+  destinations_[move->id()] = move;
+  return move;
+}
+
+std::shared_ptr<DestinationMove> MoveTable::find(const std::string& move_id, const std::string& peer) const {
+  MutexLock lock(mu_);
+  auto it = destinations_.find(move_id);
+  if (it == destinations_.end() || it->second->source() != peer) return nullptr;
+  return it->second;
+}
+
+std::vector<std::shared_ptr<DestinationMove>> MoveTable::destinations() const {
+  MutexLock lock(mu_);
+  std::vector<std::shared_ptr<DestinationMove>> list;
+  for (const auto& [id, move] : destinations_) list.push_back(move);
+  return list;
+}
+
+Result<peer::Decision> MoveTable::decision(const std::string& move_id, const std::string& peer) {
+  if (!is_plain_name(move_id)) return fail(Errc::kPeerProtocol, "the move id is not a plain name");
+  TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
+  if (decided) return *decided == state::Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
+  {
+    MutexLock lock(mu_);
+    auto it = sources_.find(move_id);
+    if (it != sources_.end() && !it->second->ended) {
+      if (it->second->peer != peer) return fail(Errc::kUnauthorized, "move {} is not with {}", move_id, peer);
+      return peer::DECISION_UNDECIDED;
+    }
+  }
+  // Nobody here works on it any more: it can never be committed. Written down before it is said.
+  TS_TRY(services_.store->decide(move_id, state::Decision::kAbort));
+  return peer::DECISION_ABORT;
+}
+
+void MoveTable::housekeeping() {
+  while (sleep_for(kHousekeepingEvery, stop_)) {
+    std::vector<std::unique_ptr<SourceEntry>> buried;
+    std::vector<std::shared_ptr<DestinationMove>> over;
+    {
+      MutexLock lock(mu_);
+      for (auto it = sources_.begin(); it != sources_.end();) {
+        if (!it->second->buried) {
+          ++it;
+          continue;
+        }
+        buried.push_back(std::move(it->second));
+        it = sources_.erase(it);
+      }
+      for (auto it = destinations_.begin(); it != destinations_.end();) {
+        if (!it->second->ended()) {
+          ++it;
+          continue;
+        }
+        over.push_back(std::move(it->second));
+        it = destinations_.erase(it);
+      }
+    }
+    for (const auto& move : destinations()) move->renew_if_busy();
+    for (const auto& reservation : services_.reservations.take_expired()) {
+      for (const auto& move : destinations()) {
+        if (move->id() == reservation.move_id) move->expire();
+      }
+    }
+  }
+}
+
+}  // namespace transship::migrate

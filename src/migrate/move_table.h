@@ -1,0 +1,67 @@
+// Every move that this node takes part in at the moment, as source or as destination.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "migrate/destination.h"
+#include "migrate/event_feed.h"
+#include "migrate/source.h"
+
+namespace transship::migrate {
+
+// Thread-safe. Owns a thread per source move and one that expires reservations and buries what has ended.
+class MoveTable {
+ public:
+  explicit MoveTable(Services& services);
+  // Calls off what is not decided, waits for every move to end.
+  ~MoveTable();
+
+  // ---- source
+  struct Started {
+    std::string move_id;
+    std::shared_ptr<EventFeed> feed;
+  };
+  // kAlreadyExists: that container is on its way already (says which move). Other errors come as events.
+  Result<Started> start(SourceRequest request);
+  // kNotFound: no such move runs here. False: too late, it is committed.
+  Result<bool> cancel(const std::string& move_id, const std::string& reason);
+  size_t running() const;
+
+  // ---- destination
+  Result<std::shared_ptr<DestinationMove>> reserve(const SessionPeer& source, const peer::ReserveRequest& request);
+  // Only moves of that peer are found: another pinned peer's are none of its business.
+  std::shared_ptr<DestinationMove> find(const std::string& move_id, const std::string& peer) const;
+  // What a destination is told that has lost its session: never a guess.
+  Result<peer::Decision> decision(const std::string& move_id, const std::string& peer);
+  std::vector<std::shared_ptr<DestinationMove>> destinations() const;
+
+ private:
+  struct SourceEntry {
+    std::string container;  // "podman:ID"
+    std::string peer;
+    std::unique_ptr<SourceMove> move;
+    std::shared_ptr<EventFeed> feed;
+    bool ended = false;   // run() has returned
+    bool buried = false;  // its thread is through
+    Thread thread;
+  };
+  void run_source(SourceEntry& entry);
+  void housekeeping();
+  Result<> check_not_moving(const std::string& container) const REQUIRES(mu_);
+
+  Services& services_;
+  Cancel stop_;
+  mutable Mutex mu_;
+  std::map<std::string, std::unique_ptr<SourceEntry>> sources_ GUARDED_BY(mu_);
+  std::map<std::string, std::shared_ptr<DestinationMove>> destinations_ GUARDED_BY(mu_);
+  Thread housekeeper_;
+};
+
+// Ten hex digits: short enough to type, long enough never to come twice.
+std::string new_move_id();
+
+}  // namespace transship::migrate

@@ -1,0 +1,181 @@
+#include "migrate/planner.h"
+
+#include "base/text.h"
+#include "migrate/convert.h"
+#include "migrate/cpu_features.h"
+
+namespace transship::migrate {
+namespace {
+
+// About 17 ms at 1 Gbit/s: enough to get past slow start in a data centre, little enough to do for every plan.
+constexpr uint64_t kProbeBytes = 8U << 20;
+constexpr unsigned kPings = 5;
+
+int64_t unix_ms_now() {
+  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+Result<> measure_link(wire::Session& session, plan::Link& link, const Cancel& cancel) {
+  auto deadline = Deadline::in(milliseconds(20'000));
+  TS_TRY_ASSIGN(auto rtt, session.round_trip(kPings, deadline, cancel));
+  link.rtt_ms = static_cast<double>(rtt.count()) / 1000;
+  TS_TRY_ASSIGN(link.bits_per_second, session.measure_bandwidth(kProbeBytes, deadline, cancel));
+  link.protocol_version = session.versions().protocol;
+  return {};
+}
+
+Result<peer::JudgeReply> ask(const Services& services, wire::Session& session, const Survey& survey,
+                             const Cancel& cancel) {
+  peer::Request request;
+  auto& judge = *request.mutable_judge();
+  *judge.mutable_container() = to_facts(survey.container);
+  judge.mutable_container()->set_memory_bytes(survey.tasks.memory_bytes);
+  judge.mutable_container()->set_rootfs_bytes(survey.rootfs.bytes);
+  // Without it the plan says "not compared"; that is not a reason to fail.
+  if (auto info = cpuinfo_image(services.settings); info) judge.set_criu_cpuinfo(*info);
+  TS_TRY_ASSIGN(peer::Reply reply, session.call(request, Deadline::in(milliseconds(30'000)), cancel));
+  return reply.judge();
+}
+
+void take_rows(const peer::JudgeReply& judged, plan::PlanInput& input) {
+  for (const auto& row : judged.rows())
+    input.destination_rows.push_back(
+        {row.check(), static_cast<plan::Verdict>(std::clamp<int>(row.verdict(), 1, 3)), row.found(), row.remedy()});
+  input.image_present = judged.image_present();
+}
+
+}  // namespace
+
+Result<Planned> make_plan(const Services& services, const std::string& container, const std::string& peer,
+                          wire::Session* session, const std::string& link_error, uint64_t max_bits_per_second,
+                          const Cancel& cancel) {
+  Planned planned;
+  TS_TRY_ASSIGN(planned.survey, survey(services, container));
+  plan::PlanInput input;
+  input.peer = peer;
+  input.container = container_side(planned.survey.container);
+  input.tasks = planned.survey.tasks;
+  input.abilities = abilities();
+  input.rootfs_bytes = planned.survey.rootfs.bytes;
+  input.rootfs_files = planned.survey.rootfs.files;
+  input.max_bits_per_second = max_bits_per_second;
+  TS_TRY_ASSIGN(input.source, services.node_facts());
+  input.link.error = link_error;
+  if (session != nullptr) {
+    TS_TRY_CTX(measure_link(*session, input.link, cancel), fmt::format("measure the link to {}", peer));
+    auto before = unix_ms_now();
+    TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned.survey, cancel));
+    input.destination = from_proto(planned.judged.node());
+    auto middle = before + (unix_ms_now() - before) / 2;
+    input.link.clock_offset_ms = static_cast<double>(input.destination.clock_unix_ms - middle);
+    take_rows(planned.judged, input);
+    input.destination_judged = true;
+  }
+  planned.rtt_ms = input.link.rtt_ms;
+  planned.bits_per_second = input.link.bits_per_second;
+  planned.result = plan::make_plan(input);
+  return planned;
+}
+
+Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request) {
+  TS_TRY_ASSIGN(engine::Container wanted, from_facts(request.container()));
+  peer::JudgeReply reply;
+  TS_TRY_ASSIGN(NodeFacts facts, services.node_facts());
+  *reply.mutable_node() = to_proto(facts);
+  auto add = [&](const std::string& check, peer::Verdict verdict, const std::string& found, const std::string& remedy) {
+    auto* row = reply.add_rows();
+    row->set_check(check);
+    row->set_verdict(verdict);
+    row->set_found(found);
+    row->set_remedy(remedy);
+  };
+  auto engine = services.engine(wanted.engine);
+  if (!engine) {
+    add("engine", peer::VERDICT_BLOCK, engine.error().message(), fmt::format("install {} there", wanted.engine));
+    return reply;
+  }
+  TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
+  for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
+  auto image = (*engine)->has_image(wanted);
+  reply.set_image_present(image && *image);
+  if (!request.criu_cpuinfo().empty()) {
+    auto cpu = check_cpuinfo(services.settings, request.criu_cpuinfo());
+    if (cpu)
+      add("cpu-features", peer::VERDICT_OK, "CRIU finds every feature of the source's CPU here", "");
+    else
+      add("cpu-features", peer::VERDICT_BLOCK, cpu.error().message(),
+          "choose a destination with the same CPU generation");
+  }
+  return reply;
+}
+
+local::PlanReply to_reply(const Planned& planned) {
+  local::PlanReply reply;
+  for (const auto& row : planned.result.rows) {
+    auto* r = reply.add_rows();
+    r->set_check(row.check);
+    r->set_verdict(static_cast<peer::Verdict>(row.verdict));
+    r->set_found(row.found);
+    r->set_remedy(row.remedy);
+  }
+  const auto& p = planned.result.prediction;
+  reply.set_blocked(planned.result.blocked);
+  reply.set_bytes_total(p.bytes_total);
+  reply.set_bytes_memory(p.bytes_memory);
+  reply.set_bytes_rootfs(p.bytes_rootfs);
+  reply.set_bytes_image(p.bytes_image);
+  reply.set_total_ms(p.total_ms);
+  reply.set_gap_ms(p.gap_ms);
+  reply.set_rtt_ms(planned.rtt_ms);
+  reply.set_bits_per_second(planned.bits_per_second);
+  reply.set_container(fmt::format("{}:{}", planned.survey.container.engine, planned.survey.container.name));
+  return reply;
+}
+
+peer::NodeFacts to_proto(const NodeFacts& f) {
+  peer::NodeFacts p;
+  p.set_node(f.node);
+  p.set_program_version(f.program_version);
+  p.set_kernel(f.kernel);
+  p.set_architecture(f.architecture);
+  p.set_criu_version(f.criu_version);
+  p.set_runc_version(f.runc_version);
+  p.set_cgroup_mode(f.cgroup_mode);
+  p.set_memory_total(f.memory_total);
+  p.set_memory_available(f.memory_available);
+  p.set_storage_free(f.storage_free);
+  p.set_storage_free_inodes(f.storage_free_inodes);
+  p.set_images_free(f.images_free);
+  p.set_load_1m(f.load_1m);
+  p.set_cpus(f.cpus);
+  p.set_clock_unix_ms(f.clock_unix_ms);
+  p.set_vdso_digest(f.vdso_digest);
+  for (const auto& e : f.engines) p.add_engines(e);
+  for (const auto& m : f.missing) p.add_missing(m);
+  return p;
+}
+
+NodeFacts from_proto(const peer::NodeFacts& p) {
+  NodeFacts f;
+  f.node = p.node();
+  f.program_version = p.program_version();
+  f.kernel = p.kernel();
+  f.architecture = p.architecture();
+  f.criu_version = p.criu_version();
+  f.runc_version = p.runc_version();
+  f.cgroup_mode = p.cgroup_mode();
+  f.memory_total = p.memory_total();
+  f.memory_available = p.memory_available();
+  f.storage_free = p.storage_free();
+  f.storage_free_inodes = p.storage_free_inodes();
+  f.images_free = p.images_free();
+  f.load_1m = p.load_1m();
+  f.cpus = p.cpus();
+  f.clock_unix_ms = p.clock_unix_ms();
+  f.vdso_digest = p.vdso_digest();
+  f.engines.assign(p.engines().begin(), p.engines().end());
+  f.missing.assign(p.missing().begin(), p.missing().end());
+  return f;
+}
+
+}  // namespace transship::migrate

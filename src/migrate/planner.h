@@ -1,0 +1,29 @@
+// Phase I: asks both nodes, and lets plan/ judge.
+#pragma once
+#include "migrate/survey.h"
+#include "proto/local.pb.h"
+#include "wire/session.h"
+
+namespace transship::migrate {
+
+struct Planned {
+  Survey survey;
+  plan::PlanResult result;
+  peer::JudgeReply judged;  // empty when the destination could not be asked
+  double rtt_ms = 0;
+  double bits_per_second = 0;
+};
+
+// Source. `session` may be null: then a blocking row says `link_error`. Measures the link with `probe_bytes`.
+Result<Planned> make_plan(const Services& services, const std::string& container, const std::string& peer,
+                          wire::Session* session, const std::string& link_error, uint64_t max_bits_per_second,
+                          const Cancel& cancel);
+// Destination.
+Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request);
+
+local::PlanReply to_reply(const Planned& planned);
+
+peer::NodeFacts to_proto(const NodeFacts& facts);
+NodeFacts from_proto(const peer::NodeFacts& facts);
+
+}  // namespace transship::migrate

@@ -1,0 +1,402 @@
+// Phases I and II of the source, the phase list, and how a move ends.
+#include "migrate/source.h"
+
+#include "base/log.h"
+#include "base/text.h"
+#include "migrate/channels.h"
+#include "migrate/convert.h"
+#include "storage/image.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kCallLimit{30'000};
+// A registry may be slow and an image large.
+constexpr milliseconds kPrepareLimit{20 * 60'000};
+constexpr milliseconds kRoundLimit{60 * 60'000};
+constexpr size_t kFileChunk = 512U << 10;
+
+int64_t unix_ms_now() {
+  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// What the images will hold may grow between the plan and the freeze.
+uint64_t images_reserve(const TaskFindings& tasks) {
+  uint64_t bytes = tasks.anonymous_bytes + tasks.shared_bytes + tasks.tmpfs_bytes;
+  return bytes + bytes / 4 + (32U << 20);
+}
+
+}  // namespace
+
+SourceMove::SourceMove(Services& services, SourceRequest request, Reporter::Sink sink, Cancel cancel)
+    : services_(services),
+      request_(std::move(request)),
+      reporter_(request_.move_id, std::move(sink)),
+      cancel_(std::move(cancel)),
+      started_ms_(unix_ms_now()),
+      directory_(services.settings.run_dir + "/moves/" + request_.move_id),
+      layers_dir_(services.settings.state_dir + "/moves/" + request_.move_id) {
+  container_ = request_.container;
+}
+
+SourceMove::~SourceMove() = default;
+
+std::string SourceMove::container() const {
+  MutexLock lock(mu_);
+  return container_;
+}
+
+bool SourceMove::cancel(const std::string& reason) {
+  MutexLock lock(mu_);
+  if (decided_) return false;
+  cancel_.cancel(reason);
+  return true;
+}
+
+std::vector<Phase> SourceMove::phases() {
+  std::vector<Phase> list;
+  list.push_back({"plan", [this] { return plan(); }});
+  list.push_back({"reserve", [this] { return reserve(); }, [this] { undo_reserve(); }});
+  list.push_back({"prepare", [this] { return prepare(); }});
+  list.push_back({"rootfs", [this] { return copy_rootfs(); }});
+  list.push_back({"ready", [this] { return get_ready(); }, [this] { undo_ready(); }});
+  // From here on the container stands still.
+  list.push_back({"dump", [this] { return freeze_and_dump(); }, [this] { undo_freeze(); }});
+  list.push_back({"transfer", [this] { return transfer(); }});
+  list.push_back({"restore", [this] { return restore(); }});
+  // From the end of this one on it runs on the destination and nowhere else: nothing is undone any more.
+  list.push_back({"commit", [this] { return commit(); }, {}, true});
+  list.push_back({"release", [this] { return release(); }});
+  list.push_back({"cleanup", [this] { return cleanup(); }});
+  return list;
+}
+
+void SourceMove::run() {
+  record("running", "", "");
+  auto list = phases();
+  auto outcome = run_phases(list, [this](const std::string& name) { return before_phase(name); });
+  report_end(outcome);
+}
+
+Result<> SourceMove::before_phase(const std::string& name) {
+  bool too_late = false;
+  {
+    MutexLock lock(mu_);
+    too_late = decided_;
+  }
+  reporter_.start_phase(name);
+  TS_LOG_INFO("mig={} phase={} container={}", id(), name, container());
+  if (!too_late) TS_TRY(cancel_.check());
+  return {};
+}
+
+Result<peer::Reply> SourceMove::call(const peer::Request& request, milliseconds limit) {
+  return session_->call(request, Deadline::in(limit), cancel_);
+}
+
+// ---- Phase I
+
+Result<> SourceMove::plan() {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
+  auto session = PeerSession::connect(services_.identity, target, services_.settings.node,
+                                      Deadline::in(milliseconds(10'000)), cancel_);
+  std::string link_error;
+  if (session)
+    session_ = std::move(*session);
+  else
+    link_error = session.error().message();
+  TS_TRY(cancel_.check());
+  TS_TRY_ASSIGN(planned_,
+                make_plan(services_, request_.container, request_.peer, session_ ? &session_->session() : nullptr,
+                          link_error, request_.max_bits_per_second, cancel_));
+  {
+    MutexLock lock(mu_);
+    container_ = fmt::format("{}:{}", planned_.survey.container.engine, planned_.survey.container.name);
+  }
+  local::MoveEvent event;
+  *event.mutable_plan() = to_reply(planned_);
+  reporter_.emit(std::move(event));
+  if (planned_.result.blocked) {
+    // An unreachable peer is not a judgement of the container: its own code, so that scripts can try again.
+    Errc code = session_ ? Errc::kRefused : Errc::kUnavailable;
+    return std::unexpected(Error(code, fmt::format("{} cannot move to {}: {}", container(), request_.peer,
+                                                   plan::blocking_text(planned_.result.rows)))
+                               .with_remedy(plan::blocking_remedies(planned_.result.rows)));
+  }
+  for (const auto& row : planned_.result.rows) {
+    if (row.verdict == plan::Verdict::kWarn) warnings_.push_back(fmt::format("{}: {}", row.check, row.found));
+  }
+  return {};
+}
+
+Result<> SourceMove::reserve() {
+  session_->keep_alive(services_.settings.reservation_ttl / 3);
+  peer::Request request;
+  auto& r = *request.mutable_reserve();
+  const auto& s = planned_.survey;
+  r.set_move_id(id());
+  *r.mutable_container() = to_facts(s.container);
+  r.set_memory_bytes(s.tasks.memory_bytes);
+  r.set_images_bytes(images_reserve(s.tasks));
+  // Twice the difference: it is measured now and copied later. The image only when it is not there.
+  r.set_storage_bytes(2 * s.rootfs.bytes + (64U << 20) +
+                      (planned_.judged.image_present() ? 0 : s.container.image_bytes));
+  r.set_ttl_seconds(static_cast<uint32_t>(services_.settings.reservation_ttl.count() / 1000));
+  reserved_ = true;  // set before the answer: an answer that is lost still needs undoing
+  TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
+  wire::LaneOptions options;
+  options.lanes = services_.settings.lanes;
+  uint64_t limit =
+      request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
+  options.max_bytes_per_second = limit / 8;
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
+  TS_TRY_ASSIGN(lanes_,
+                wire::LaneSender::connect(services_.identity, target, session_->remote(), services_.settings.node, id(),
+                                          reply.reserved().lane_token(), options, Deadline::in(kCallLimit), cancel_));
+  return {};
+}
+
+void SourceMove::undo_reserve() {
+  lanes_.reset();
+  if (!reserved_ || !session_) return;
+  // The destination undoes the same by itself when it cannot hear this: the session ends with this object.
+  auto not_cancelled = Cancel::create();
+  peer::Request request;
+  request.mutable_abort()->set_reason(cancel_.cancelled() ? cancel_.reason() : "the move failed on the source");
+  if (not_cancelled) {
+    if (auto r = session_->call(request, Deadline::in(kCallLimit), *not_cancelled); !r)
+      TS_LOG_WARN("mig={} tell {} to undo: {}", id(), request_.peer, r.error().message());
+  }
+  session_.reset();
+}
+
+// ---- Phase II
+
+Result<> SourceMove::prepare() {
+  peer::Request request;
+  request.mutable_prepare();
+  for (int tries = 0;; ++tries) {
+    TS_TRY_ASSIGN(peer::Reply reply, call(request, kPrepareLimit));
+    const auto& prepared = reply.prepared();
+    if (!prepared.image_missing()) return {};
+    if (tries > 0)
+      return fail(Errc::kUnavailable, "the image {} was sent to {} and is still not there: {}",
+                  planned_.survey.container.image, request_.peer, prepared.image_error());
+    TS_TRY(send_missing_image(prepared.image_error()));
+  }
+}
+
+Result<> SourceMove::send_missing_image(const std::string& why) {
+  const auto& container = planned_.survey.container;
+  reporter_.start_phase(
+      "image", fmt::format("no registry serves it to {} ({}): sending the missing layers", request_.peer, why));
+  auto deadline = Deadline::in(kPrepareLimit);
+  (void)sys::remove_tree(layers_dir_);
+  auto exported = storage::export_image({}, container.image_id, layers_dir_, deadline, cancel_);
+  auto send = [&]() -> Result<> {
+    if (!exported) return std::unexpected(exported.error());
+    peer::Request needed;
+    needed.mutable_image_needed();
+    TS_TRY_ASSIGN(peer::Reply reply, call(needed, kCallLimit));
+    std::vector<std::string> present;
+    const auto& missing = reply.image_needed().layers_missing();
+    for (const auto& id : exported->diff_ids) {
+      if (std::ranges::find(missing, id) == missing.end()) present.push_back(id);
+    }
+    auto files = exported->files_needed(present);
+    uint64_t total = 0;
+    uint64_t sent = 0;
+    for (const auto& file : files) total += std::filesystem::file_size(layers_dir_ + "/" + file);
+    for (const auto& file : files) TS_TRY(send_image_file(layers_dir_, file, sent, total));
+    TS_TRY(lanes_->flush(deadline));
+    image_bytes_ = sent;
+    peer::Request load;
+    load.mutable_image_load()->set_reference(container.image);
+    TS_TRY(call(load, kPrepareLimit));
+    return {};
+  };
+  auto r = send();
+  (void)sys::remove_tree(layers_dir_);
+  return r;
+}
+
+Result<> SourceMove::send_image_file(const std::string& directory, const std::string& file, uint64_t& sent,
+                                     uint64_t total) {
+  TS_TRY_ASSIGN(Fd fd, open_file(directory + "/" + file, O_RDONLY));
+  for (uint64_t offset = 0;;) {
+    auto buffer = lanes_->take_buffer(kFileChunk);
+    TS_TRY_ASSIGN(size_t n, read_some(fd.get(), buffer));
+    if (n == 0) return {};
+    buffer.resize(n);
+    TS_TRY(lanes_->send(static_cast<uint8_t>(Channel::kImageLayer), file, offset, std::move(buffer),
+                        wire::Route::kSpread));
+    offset += n;
+    sent += n;
+    reporter_.progress(sent, total);
+  }
+}
+
+namespace {
+
+// Collects the small writes of an archive into lane chunks.
+class LaneWriter final : public storage::Writer {
+ public:
+  LaneWriter(wire::LaneSender& lanes, std::string name) : lanes_(lanes), name_(std::move(name)) {}
+  Result<> write(std::span<const std::byte> data) override {
+    while (!data.empty()) {
+      if (buffer_.capacity() < kFileChunk) buffer_.reserve(kFileChunk);
+      size_t n = std::min(kFileChunk - buffer_.size(), data.size());
+      buffer_.insert(buffer_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(n));
+      data = data.subspan(n);
+      if (buffer_.size() == kFileChunk) TS_TRY(flush());
+    }
+    return {};
+  }
+  // The empty chunk is the end of the stream.
+  Result<> finish() {
+    if (!buffer_.empty()) TS_TRY(flush());
+    return flush();
+  }
+  uint64_t sent() const { return offset_; }
+
+ private:
+  Result<> flush() {
+    auto data = std::exchange(buffer_, {});
+    uint64_t at = offset_;
+    offset_ += data.size();
+    return lanes_.send(static_cast<uint8_t>(Channel::kRootfs), name_, at, std::move(data), wire::Route::kOrdered);
+  }
+  wire::LaneSender& lanes_;
+  const std::string name_;
+  wire::Buffer buffer_;
+  uint64_t offset_ = 0;
+};
+
+}  // namespace
+
+// The last round is made while the tasks stand still.
+Result<> SourceMove::send_rootfs_round(bool last) {
+  const auto& container = planned_.survey.container;
+  TS_TRY_ASSIGN(Fd root, open_file(travelling_root(container), O_RDONLY | O_DIRECTORY));
+  storage::RoundOptions options;
+  options.must_be_still = last;
+  Fd merged;
+  if (container.rootfs_kind == "overlay") {
+    if (auto fd = open_file(container.rootfs, O_RDONLY | O_DIRECTORY); fd) merged = std::move(*fd);
+    options.merged_fd = merged.get();
+  }
+  if (last) {
+    TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(planned_.survey.pids, root.get()));
+    options.always_resend = std::move(mapped.inodes);
+  }
+  LaneWriter writer(*lanes_, rootfs_stream(round_));
+  TS_TRY_ASSIGN(storage::Scan scan,
+                storage::send_round(root.get(), writer, scan_ ? &*scan_ : nullptr, options, cancel_));
+  TS_TRY(writer.finish());
+  scan_ = std::move(scan);
+  rootfs_bytes_ += writer.sent();
+  return {};
+}
+
+Result<> SourceMove::copy_rootfs() {
+  round_ = 0;
+  TS_TRY(send_rootfs_round(false));
+  TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
+  peer::Request request;
+  request.mutable_rootfs_applied()->set_round(round_);
+  TS_TRY(call(request, kRoundLimit));
+  return {};
+}
+
+// ---- the end
+
+std::string SourceMove::source_state(bool& running) const {
+  running = false;
+  const auto& c = planned_.survey.container;
+  if (planned_.survey.engine == nullptr) return "nothing was touched";
+  auto now = planned_.survey.engine->inspect(c.id);
+  if (!now) return fmt::format("could not be asked for: {}", now.error().message());
+  if (now->pid <= 0 || now->pid != c.pid)
+    return fmt::format("{} is {} on {}", container(), now->state, services_.settings.node);
+  auto cgroup = sys::Cgroup::of_process(now->pid);
+  auto frozen = cgroup ? cgroup->frozen() : Result<bool>(false);
+  if (frozen && *frozen) return fmt::format("{} is still frozen on {}", container(), services_.settings.node);
+  running = true;
+  return fmt::format("{} runs on {} as before", container(), services_.settings.node);
+}
+
+void SourceMove::record(const std::string& state, const std::string& error, const std::string& summary) {
+  state::Move move;
+  move.id = id();
+  move.container = container();
+  move.engine = planned_.survey.container.engine;
+  move.from = services_.settings.node;
+  move.to = request_.peer;
+  move.role = "source";
+  move.state = state;
+  move.phase = reporter_.phase();
+  move.started_ms = started_ms_;
+  move.ended_ms = state == "running" ? 0 : unix_ms_now();
+  move.error = error;
+  move.summary = summary;
+  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id(), r.error().message());
+}
+
+void SourceMove::report_end(const PhaseOutcome& outcome) {
+  if (!outcome.result) return report_failure(outcome);
+  reporter_.end_phase();
+  local::MoveEvent event;
+  auto& s = *event.mutable_summary();
+  reporter_.fill(s);
+  s.set_container(container());
+  s.set_from(services_.settings.node);
+  s.set_to(request_.peer);
+  auto counters = lanes_->counters();
+  s.set_bytes_sent(counters.wire_bytes);
+  s.set_bytes_memory(images_->sent());
+  s.set_bytes_rootfs(rootfs_bytes_);
+  s.set_bytes_image(image_bytes_);
+  auto held = hold_ ? hold_->stats() : network::HoldStats{};
+  s.set_packets_held(held.held_packets);
+  s.set_packets_dropped(held.dropped_packets);
+  s.set_source_kept(request_.keep_source);
+  if (planned_.bits_per_second > 0)
+    s.set_transfer_ms_at_link_rate(
+        static_cast<uint64_t>(static_cast<double>(images_->sent()) * 8000 / planned_.bits_per_second));
+  for (const auto& w : warnings_) s.add_warnings(w);
+  TS_LOG_INFO("mig={} done container={} to={} total_ms={} frozen_ms={} bytes={}", id(), container(), request_.peer,
+              s.total_ms(), s.frozen_ms(), s.bytes_sent());
+  record("done", "", s.SerializeAsString());
+  reporter_.emit(std::move(event));
+}
+
+void SourceMove::report_failure(const PhaseOutcome& outcome) {
+  const Error& error = outcome.result.error();
+  reporter_.fail_phase(error.message());
+  local::MoveEvent event;
+  auto& f = *event.mutable_failure();
+  f.set_code(std::string(errc_name(cancel_.cancelled() && !outcome.committed ? Errc::kCancelled : error.code())));
+  f.set_phase(outcome.failed);
+  f.set_message(error.message());
+  f.set_remedy(error.remedy());
+  bool decided = false;
+  {
+    MutexLock lock(mu_);
+    decided = decided_;
+  }
+  f.set_committed(decided);
+  bool running = false;
+  if (decided) {
+    f.set_source_state(fmt::format("the move is decided: {} belongs to {} now, which asks for the decision by itself",
+                                   container(), request_.peer));
+  } else {
+    f.set_source_state(source_state(running));
+  }
+  f.set_source_running(running);
+  TS_LOG_ERROR("mig={} phase={} failed: {} ({})", id(), outcome.failed, error.message(), f.source_state());
+  std::string state = decided ? "in doubt" : cancel_.cancelled() ? "cancelled" : "rolled-back";
+  record(state, error.message(), "");
+  reporter_.emit(std::move(event));
+}
+
+}  // namespace transship::migrate

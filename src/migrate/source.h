@@ -1,0 +1,122 @@
+// The source's half of one move: the phases, in order, with their undoing.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/thread.h"
+#include "criu/dump_session.h"
+#include "memory/image_sender.h"
+#include "migrate/peer_session.h"
+#include "migrate/phase.h"
+#include "migrate/planner.h"
+#include "migrate/reporter.h"
+#include "migrate/services.h"
+#include "network/hold.h"
+#include "network/moved_connections.h"
+#include "storage/tree_delta.h"
+#include "sys/file.h"
+#include "wire/lanes.h"
+
+namespace transship::migrate {
+
+struct SourceRequest {
+  std::string move_id;
+  std::string container;  // as the user named it
+  std::string peer;
+  bool keep_source = false;
+  uint64_t max_bits_per_second = 0;  // 0: what the configuration says
+};
+
+// One thread runs it; cancel() may come from any.
+class SourceMove {
+ public:
+  SourceMove(Services& services, SourceRequest request, Reporter::Sink sink, Cancel cancel);
+  ~SourceMove();
+  SourceMove(const SourceMove&) = delete;
+  SourceMove& operator=(const SourceMove&) = delete;
+
+  // The whole move. The last event is a summary or a failure. Whatever happens, exactly one copy is left to run.
+  void run();
+  // False when it is too late: the move has been committed.
+  bool cancel(const std::string& reason);
+  // Ends the forwarding of late packets before its time: the container comes back to this node.
+  void end_hold(const std::vector<std::string>& addresses);
+  const std::string& id() const { return request_.move_id; }
+  // "podman:redis", once it is known.
+  std::string container() const;
+
+ private:
+  std::vector<Phase> phases();
+  Result<> before_phase(const std::string& name);
+  // Phase I
+  Result<> plan();
+  Result<> reserve();
+  void undo_reserve();
+  // Phase II
+  Result<> prepare();
+  Result<> send_missing_image(const std::string& why);
+  Result<> send_image_file(const std::string& directory, const std::string& file, uint64_t& sent, uint64_t total);
+  Result<> copy_rootfs();
+  Result<> send_rootfs_round(bool last);
+  Result<> get_ready();
+  void undo_ready();
+  // Phase III
+  Result<> freeze_and_dump();
+  void undo_freeze();
+  Result<> transfer();
+  Result<> restore();
+  Result<> commit();
+  Result<> decision_unknown(const Error& error);
+  Result<> release();
+  Result<> cleanup();
+
+  Result<> start_dump();
+  Result<> wait_rootfs();
+  Result<> tell_commit();
+  Result<peer::Reply> call(const peer::Request& request, milliseconds limit);
+  Result<> send_chunk(uint8_t kind, const std::string& name, uint64_t offset, std::span<const std::byte> data,
+                      wire::Route route);
+  void report_end(const PhaseOutcome& outcome);
+  void report_failure(const PhaseOutcome& outcome);
+  void record(const std::string& state, const std::string& error, const std::string& summary);
+  std::string source_state(bool& running) const;
+
+  Services& services_;
+  const SourceRequest request_;
+  Reporter reporter_;
+  Cancel cancel_;
+  mutable Mutex mu_;
+  bool decided_ GUARDED_BY(mu_) = false;  // the commit cannot be called off any more
+  std::string container_ GUARDED_BY(mu_);
+
+  int64_t started_ms_ = 0;
+  Planned planned_;
+  std::unique_ptr<PeerSession> session_;
+  std::unique_ptr<wire::LaneSender> lanes_;
+  bool reserved_ = false;
+  std::string directory_;
+  sys::TmpfsMount tmpfs_;
+  std::string layers_dir_;
+
+  std::optional<storage::Scan> scan_;
+  uint32_t round_ = 0;
+  uint64_t rootfs_bytes_ = 0;
+  uint64_t image_bytes_ = 0;
+  Result<> rootfs_outcome_;
+  Thread rootfs_thread_;
+
+  std::optional<std::string> restarts_held_;
+  std::unique_ptr<network::PacketHold> hold_;
+  std::optional<criu::DumpSession> dump_;
+  bool frozen_ = false;
+  std::unique_ptr<memory::ImageSender> images_;
+  std::vector<memory::ImageFile> files_;
+  std::vector<network::Connection> connections_;
+  peer::Parked parked_;
+  peer::Running running_;
+  std::vector<std::string> warnings_;
+};
+
+}  // namespace transship::migrate

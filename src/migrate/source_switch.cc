@@ -1,0 +1,271 @@
+// Phase III of the source: freeze, dump, transfer, and the one decision.
+#include "base/log.h"
+#include "base/text.h"
+#include "engine/oci_bundle.h"
+#include "migrate/channels.h"
+#include "migrate/source.h"
+#include "sys/cgroup.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kCallLimit{30'000};
+constexpr milliseconds kRoundLimit{60 * 60'000};
+constexpr milliseconds kForgetLimit{30'000};
+// How long a decision that the destination has not confirmed is told to it again; it asks by itself as well.
+constexpr milliseconds kTellLimit{60'000};
+constexpr milliseconds kTellEvery{500};
+
+}  // namespace
+
+Result<> SourceMove::send_chunk(uint8_t kind, const std::string& name, uint64_t offset, std::span<const std::byte> data,
+                                wire::Route route) {
+  auto buffer = lanes_->take_buffer(data.size());
+  std::ranges::copy(data, buffer.begin());
+  TS_TRY(lanes_->send(kind, name, offset, std::move(buffer), route));
+  return {};
+}
+
+// Everything that takes time and can be done while the container still runs.
+Result<> SourceMove::get_ready() {
+  const auto& container = planned_.survey.container;
+  TS_TRY(sys::make_dirs(services_.settings.run_dir + "/moves"));
+  TS_TRY_ASSIGN(uint64_t memory, sys::memory_available());
+  TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::create(directory_, memory - memory / 16));
+  TS_TRY(sys::make_dirs(directory_ + "/images"));
+  TS_TRY(sys::make_dirs(directory_ + "/work"));
+  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
+  std::vector<std::string> addresses;
+  for (const auto& a : container.addresses) addresses.push_back(a.ip);
+  if (!addresses.empty()) {
+    network::HoldOptions options;
+    options.max_bytes = services_.settings.hold_bytes;
+    options.grace = services_.settings.hold_grace;
+    auto hold = network::PacketHold::prepare(addresses, options);
+    // Without it clients see a retransmission timeout on top of the gap: slower, not wrong.
+    if (hold)
+      hold_ = std::move(*hold);
+    else
+      warnings_.push_back(
+          fmt::format("hold: packets that arrive during the gap are not kept: {}", hold.error().message()));
+  }
+  images_ = std::make_unique<memory::ImageSender>(
+      directory_ + "/images",
+      [this](const std::string& name, uint64_t offset, std::span<const std::byte> data) -> Result<> {
+        TS_TRY(send_chunk(static_cast<uint8_t>(Channel::kCriuImage), name, offset, data, wire::Route::kSpread));
+        reporter_.progress(images_->sent() + data.size(), images_->total());
+        return {};
+      },
+      cancel_);
+  return start_dump();
+}
+
+void SourceMove::undo_ready() {
+  images_.reset();
+  dump_.reset();
+  hold_.reset();
+  if (restarts_held_) {
+    const auto& id = planned_.survey.container.id;
+    if (auto r = planned_.survey.engine->release_restarts(id, *restarts_held_); !r)
+      TS_LOG_ERROR("mig={} restart policy of {} could not be put back: {}", this->id(), container(),
+                   r.error().message());
+    restarts_held_.reset();
+  }
+  tmpfs_ = {};
+}
+
+Result<> SourceMove::start_dump() {
+  const auto& container = planned_.survey.container;
+  TS_TRY_ASSIGN(engine::OciBundle bundle, engine::load_oci_bundle(container.bundle));
+  TS_TRY_ASSIGN(criu::DumpOptions options, engine::dump_options(bundle, container.pid));
+  options.criu = services_.settings.criu;
+  options.images_dir = directory_ + "/images";
+  options.work_dir = directory_ + "/work";
+  // The destination's runtime can prepare itself with this one alone, before the others are there.
+  TS_TRY_ASSIGN(std::string descriptors, engine::descriptors_json(container.pid));
+  TS_TRY(sys::write_file_atomic(options.images_dir + "/descriptors.json", descriptors));
+  TS_TRY(images_->send_now("descriptors.json"));
+  TS_TRY_ASSIGN(dump_, criu::DumpSession::start(options, cancel_, Deadline::in(kCallLimit)));
+  return {};
+}
+
+// ---- the gap begins
+
+Result<> SourceMove::freeze_and_dump() {
+  TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
+  reporter_.gap_begins();
+  frozen_ = true;
+  if (hold_) TS_TRY(hold_->begin());
+  TS_TRY(cgroup.freeze(Deadline::in(milliseconds(2000))));
+  reporter_.gap_part("freeze");
+  // Who is in the tree now is who is frozen: a fork since the plan is in it.
+  TS_TRY_ASSIGN(planned_.survey.pids, cgroup.processes());
+  TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
+  ++round_;
+  rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
+  images_->start();
+  TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
+  reporter_.gap_part("dump");
+  return images_->dump_done();
+}
+
+void SourceMove::undo_freeze() {
+  if (!frozen_) return;
+  frozen_ = false;
+  // First of all the container runs again.
+  bool ready_told = reserved_;
+  if (ready_told) {
+    if (auto r = services_.store->decide(id(), state::Decision::kAbort); !r)
+      TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
+  }
+  if (dump_) {
+    if (auto r = dump_->rollback(Deadline::in(kCallLimit)); !r)
+      TS_LOG_ERROR("mig={} rollback of the dump: {}", id(), r.error().message());
+  }
+  if (auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid); cgroup) {
+    if (auto r = cgroup->thaw(Deadline::in(milliseconds(2000))); !r)
+      TS_LOG_ERROR("mig={} {}", id(), r.error().message());
+  }
+  if (hold_) {
+    if (auto r = hold_->deliver_here(); !r) TS_LOG_WARN("mig={} deliver held packets: {}", id(), r.error().message());
+  }
+  rootfs_thread_.join();
+  network::CutoverFacts facts;
+  facts.move_id = id();
+  facts.container = planned_.survey.container.name;
+  for (const auto& a : planned_.survey.container.addresses) facts.addresses.push_back(a.ip);
+  facts.source = services_.settings.node;
+  facts.source_address = session_->local().host;
+  facts.destination = request_.peer;
+  facts.destination_address = session_->remote().host;
+  if (auto r = services_.cutover->rollback(facts); !r) TS_LOG_ERROR("mig={} cutover: {}", id(), r.error().message());
+}
+
+Result<> SourceMove::transfer() {
+  rootfs_thread_.join();
+  TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
+  peer::Request applied;
+  applied.mutable_rootfs_applied()->set_round(round_);
+  applied.mutable_rootfs_applied()->set_last(true);
+  TS_TRY(call(applied, kRoundLimit));
+  reporter_.gap_part("rootfs");
+  peer::Request done;
+  done.mutable_dump_done()->set_total_bytes(images_->total());
+  done.mutable_dump_done()->set_remaining_bytes(images_->total() - images_->sent());
+  TS_TRY(call(done, kCallLimit));
+  TS_TRY_ASSIGN(files_, images_->finish());
+  TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
+  reporter_.gap_part("transfer");
+  return {};
+}
+
+Result<> SourceMove::restore() {
+  peer::Request request;
+  auto& r = *request.mutable_restore();
+  for (const auto& f : files_) {
+    auto* file = r.add_files();
+    file->set_name(f.name);
+    file->set_size(f.size);
+  }
+  for (const auto& c : connections_) {
+    auto* connection = r.add_connections();
+    connection->set_local_ip(c.local.text());
+    connection->set_local_port(c.local_port);
+    connection->set_remote_ip(c.remote.text());
+    connection->set_remote_port(c.remote_port);
+  }
+  TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
+  parked_ = reply.parked();
+  reporter_.gap_part("restore");
+  return {};
+}
+
+// ---- the decision
+
+Result<> SourceMove::commit() {
+  {
+    MutexLock lock(mu_);
+    TS_TRY(cancel_.check());
+    decided_ = true;
+  }
+  // On disk before anything acts on it: from here on it is committed, whoever asks.
+  if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
+  reporter_.gap_part("decide");
+  return {};
+}
+
+// The journal did not take the decision, as far as we can tell. It counts as a commit only if the journal says so; it
+// is an abort only once the destination has confirmed that, since it might still read a commit out of the journal
+// later.
+Result<> SourceMove::decision_unknown(const Error& error) {
+  TS_LOG_ERROR("mig={} phase=commit write the decision: {}", id(), error.message());
+  auto stored = services_.store->decision(id());
+  if (stored && *stored == state::Decision::kCommit) return {};
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  peer::Request abort;
+  abort.mutable_abort()->set_reason("the source could not write its decision");
+  TS_TRY_CTX(session_->call(abort, Deadline::in(kCallLimit), never),
+             "write the decision (and the destination did not confirm the end of the move)");
+  MutexLock lock(mu_);
+  decided_ = false;
+  return std::unexpected(Error(error).context("write the decision"));
+}
+
+Result<> SourceMove::release() {
+  // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
+  // told.
+  if (auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid); cgroup) {
+    if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
+  }
+  auto told = tell_commit();
+  reporter_.gap_ends("release");
+  if (hold_ && told) {
+    if (auto r = hold_->deliver_to(session_->remote().host); !r)
+      warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));
+  }
+  if (auto r = dump_->commit(Deadline::in(kCallLimit)); !r)
+    warnings_.push_back(fmt::format("source: {}", r.error().message()));
+  return told;
+}
+
+Result<> SourceMove::tell_commit() {
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  peer::Request request;
+  request.mutable_commit()->set_move_id(id());
+  auto deadline = Deadline::in(kTellLimit);
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
+  auto reply = session_->call(request, Deadline::in(milliseconds(10'000)), never);
+  while (!reply && !deadline.passed()) {
+    TS_LOG_WARN("mig={} phase=commit tell {}: {}", id(), request_.peer, reply.error().message());
+    (void)sleep_for(kTellEvery, never);
+    auto again =
+        PeerSession::connect(services_.identity, target, services_.settings.node, Deadline::in(kTellEvery * 4), never);
+    if (again) reply = (*again)->call(request, Deadline::in(milliseconds(10'000)), never);
+  }
+  if (!reply)
+    return std::unexpected(
+        std::move(reply).error().context(fmt::format("{} has not confirmed the commit", request_.peer)));
+  running_ = reply->running();
+  return {};
+}
+
+Result<> SourceMove::cleanup() {
+  session_.reset();
+  dump_.reset();
+  tmpfs_ = {};
+  auto& survey = planned_.survey;
+  if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)
+    warnings_.push_back(fmt::format("the stopped source container was not removed: {}", r.error().message()));
+  (void)network::remove_moved_connections(survey.container.id);
+  (void)sys::remove_tree(layers_dir_);
+  return {};
+}
+
+void SourceMove::end_hold(const std::vector<std::string>& addresses) {
+  auto ours = planned_.survey.container.addresses;
+  bool same =
+      std::ranges::any_of(ours, [&](const auto& a) { return std::ranges::find(addresses, a.ip) != addresses.end(); });
+  if (same) hold_.reset();
+}
+
+}  // namespace transship::migrate

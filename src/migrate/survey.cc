@@ -1,0 +1,159 @@
+#include "migrate/survey.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/text.h"
+#include "sys/node_facts.h"
+#include "sys/task_tree.h"
+
+namespace transship::migrate {
+namespace {
+
+std::string engine_names(const Services& services) {
+  std::vector<std::string> names;
+  for (const auto& e : services.engines) names.emplace_back(e->name());
+  return names.empty() ? "none" : join(names, ", ");
+}
+
+Result<Found> find_in_all(const Services& services, const std::string& name) {
+  std::vector<Found> found;
+  std::vector<std::string> problems;
+  for (const auto& e : services.engines) {
+    auto container = e->inspect(name);
+    if (container) {
+      found.push_back({e.get(), std::move(*container)});
+    } else if (container.error().code() != Errc::kNotFound) {
+      problems.push_back(container.error().message());
+    }
+  }
+  if (found.size() == 1) return std::move(found[0]);
+  if (found.size() > 1) {
+    std::vector<std::string> names;
+    for (const auto& f : found) names.push_back(fmt::format("{}:{}", f.engine->name(), name));
+    return fail(Errc::kInvalidArgument, "\"{}\" is a container of several engines: say {}", name, join(names, " or "));
+  }
+  if (!problems.empty()) return fail(Errc::kUnavailable, "look for container \"{}\": {}", name, join(problems, "; "));
+  return std::unexpected(Error(Errc::kNotFound, fmt::format("no container \"{}\" on this node (engines: {})", name,
+                                                            engine_names(services)))
+                             .with_remedy("`transship ps -a` lists the containers of this node"));
+}
+
+}  // namespace
+
+Result<engine::Engine*> Services::engine(std::string_view name) const {
+  for (const auto& e : engines) {
+    if (e->name() == name) return e.get();
+  }
+  return fail(Errc::kNotFound, "no engine \"{}\" on node {}; there are: {}", name, settings.node, engine_names(*this));
+}
+
+Result<wire::PeerTarget> Services::peer(const std::string& name) const {
+  auto peer = store->peer(name);
+  if (!peer)
+    return std::unexpected(
+        std::move(peer).error().with_remedy("`transship peer ls` lists the peers, `transship peer add` pins one"));
+  if (peer->address.empty())
+    return std::unexpected(Error(Errc::kInvalidArgument, fmt::format("peer {} has no address", name))
+                               .with_remedy(fmt::format("`transship peer add {} ADDRESS`", name)));
+  TS_TRY_ASSIGN(wire::Endpoint endpoint, wire::parse_endpoint(peer->address));
+  TS_TRY_ASSIGN(wire::Fingerprint fingerprint, wire::Fingerprint::parse(peer->fingerprint));
+  return wire::PeerTarget{name, std::move(endpoint), std::move(fingerprint)};
+}
+
+Result<NodeFacts> Services::node_facts() const {
+  sys::NodeFactsOptions options;
+  options.node = settings.node;
+  options.program_version = settings.program_version;
+  options.storage_path = settings.storage_path;
+  options.criu = settings.criu;
+  options.runc = settings.runc;
+  options.runtime = settings.runtime;
+  TS_TRY_ASSIGN(NodeFacts facts, sys::collect_node_facts(options));
+  for (const auto& e : engines) {
+    auto version = e->version();
+    facts.engines.push_back(version ? *version
+                                    : fmt::format("{} (not usable: {})", e->name(), version.error().message()));
+  }
+  auto taken = reservations.totals();
+  auto minus = [](uint64_t a, uint64_t b) { return a > b ? a - b : 0; };
+  facts.memory_available =
+      minus(facts.memory_available, taken.memory_bytes + taken.images_bytes + settings.memory_margin);
+  facts.images_free = minus(facts.images_free, taken.memory_bytes + taken.images_bytes + settings.memory_margin);
+  facts.storage_free = minus(facts.storage_free, taken.storage_bytes);
+  return facts;
+}
+
+Result<Found> find_container(const Services& services, const std::string& name) {
+  auto colon = name.find(':');
+  std::string bare = colon == std::string::npos ? name : name.substr(colon + 1);
+  if (!is_plain_name(bare))
+    return std::unexpected(Error(Errc::kInvalidArgument, fmt::format("\"{}\" is not a container name", name))
+                               .with_remedy("names are NAME, podman:NAME or runc:ID; `transship ps` lists them"));
+  if (colon == std::string::npos) return find_in_all(services, name);
+  TS_TRY_ASSIGN(engine::Engine * engine, services.engine(name.substr(0, colon)));
+  auto container = engine->inspect(bare);
+  if (!container)
+    return std::unexpected(
+        std::move(container).error().with_remedy("`transship ps -a` lists the containers of this node"));
+  return Found{engine, std::move(*container)};
+}
+
+std::string travelling_root(const engine::Container& c) { return c.rootfs_kind == "overlay" ? c.upper_dir : c.rootfs; }
+
+TreeSize tree_size(const std::string& path) {
+  TreeSize size;
+  if (path.empty()) return size;
+  std::error_code error;
+  auto options = std::filesystem::directory_options::skip_permission_denied;
+  for (auto it = std::filesystem::recursive_directory_iterator(path, options, error);
+       !error && it != std::filesystem::recursive_directory_iterator(); it.increment(error)) {
+    struct stat s{};
+    if (::lstat(it->path().c_str(), &s) != 0) continue;
+    ++size.files;
+    if (S_ISREG(s.st_mode)) size.bytes += static_cast<uint64_t>(s.st_blocks) * 512 / std::max<uint64_t>(1, s.st_nlink);
+  }
+  return size;
+}
+
+Result<Survey> survey(const Services& services, const std::string& name) {
+  TS_TRY_ASSIGN(Found found, find_container(services, name));
+  Survey s;
+  s.engine = found.engine;
+  s.container = std::move(found.container);
+  s.rootfs = tree_size(travelling_root(s.container));
+  if (s.container.pid <= 0) return s;
+  TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(s.container.pid));
+  TS_TRY_ASSIGN(s.pids, cgroup.processes());
+  TS_TRY_ASSIGN(s.tasks, sys::inspect_tasks(s.container.pid, s.pids));
+  return s;
+}
+
+plan::ContainerSide container_side(const engine::Container& c) {
+  plan::ContainerSide side;
+  side.engine = c.engine;
+  side.name = c.name;
+  side.state = c.state;
+  side.rootfs_kind = c.rootfs_kind;
+  side.upper_dir = c.upper_dir;
+  side.image = c.image;
+  side.image_digest = c.image_digest;
+  side.image_bytes = c.image_bytes;
+  for (const auto& a : c.addresses) side.addresses.push_back(a.ip);
+  for (const auto& p : c.host_ports) side.host_ports.push_back({p.host_ip, p.host_port, p.container_port, p.protocol});
+  for (const auto& m : c.mounts) side.mounts.push_back({m.type, m.source, m.destination, m.volume});
+  side.network_mode = c.network_mode;
+  side.restart_policy = c.restart_policy;
+  side.auto_remove = c.auto_remove;
+  side.terminal = c.terminal;
+  side.privileged = c.privileged;
+  side.pod = c.pod;
+  side.memory_limit = c.memory_limit;
+  return side;
+}
+
+plan::Abilities abilities() { return {}; }
+
+}  // namespace transship::migrate

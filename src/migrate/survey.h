@@ -1,0 +1,45 @@
+// What the source finds out about one container before it moves.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/task_findings.h"
+#include "engine/engine.h"
+#include "migrate/services.h"
+#include "plan/plan.h"
+#include "sys/cgroup.h"
+
+namespace transship::migrate {
+
+struct TreeSize {
+  uint64_t bytes = 0;  // on disk
+  uint64_t files = 0;
+};
+
+struct Survey {
+  engine::Engine* engine = nullptr;
+  engine::Container container;
+  std::vector<pid_t> pids;
+  TaskFindings tasks;
+  TreeSize rootfs;
+};
+
+// "podman:NAME", "runc:ID" or "NAME". A bare name that several engines know is kInvalidArgument and says how to name
+// it; one that none knows is kNotFound and lists near ones.
+struct Found {
+  engine::Engine* engine;
+  engine::Container container;
+};
+Result<Found> find_container(const Services& services, const std::string& name);
+
+// Everything; the container may be in any state (no tasks are looked at when it does not run).
+Result<Survey> survey(const Services& services, const std::string& name);
+
+// Where the root file system's difference is (or the whole root); the directory that travels.
+std::string travelling_root(const engine::Container& container);
+TreeSize tree_size(const std::string& path);
+
+plan::ContainerSide container_side(const engine::Container& container);
+plan::Abilities abilities();
+
+}  // namespace transship::migrate
