@@ -1,0 +1,193 @@
+#include "node/config.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <set>
+#include <toml++/toml.hpp>
+#include <variant>
+
+#include "base/text.h"
+#include "sys/file.h"
+
+namespace transship::node {
+namespace {
+
+struct Text {
+  std::string Config::* field;
+  bool absolute_path = false;
+  std::string_view one_of = {};  // "a|b|c", empty: anything
+};
+struct Number {
+  int64_t Config::* field;
+  int64_t min;
+  int64_t max;
+};
+struct Flag {
+  bool Config::* field;
+};
+
+struct Entry {
+  std::string_view name;
+  std::variant<Text, Number, Flag> kind;
+  std::string_view doc;
+};
+
+constexpr int64_t kDay = 86'400;
+
+const auto& entries() {
+  static const std::array kEntries = {
+      Entry{"node.name", Text{&Config::node_name}, "how peers call this node; default: the host's name"},
+      Entry{"node.state_dir", Text{&Config::state_dir, true}, "key, pinned peers, journal"},
+      Entry{"node.run_dir", Text{&Config::run_dir, true}, "sockets, gates, images on tmpfs while a move runs"},
+      Entry{"node.log_level", Text{&Config::log_level, false, "trace|debug|info|warn|error"}, "what goes to stderr"},
+      Entry{"listen.address", Text{&Config::listen}, "where peers reach this node: ADDRESS:PORT, [::] for all"},
+      Entry{"listen.socket", Text{&Config::socket, true}, "where `transship` reaches it; mode 0600"},
+      Entry{"podman.enabled", Flag{&Config::podman_enabled}, "move Podman's containers"},
+      Entry{"podman.socket", Text{&Config::podman_socket, true},
+            "Podman's API; the service is started when nothing listens there"},
+      Entry{"podman.program", Text{&Config::podman_program}, "Podman's command line"},
+      Entry{"runc.enabled", Flag{&Config::runc_enabled}, "move plain runc bundles"},
+      Entry{"runc.program", Text{&Config::runc_program}, "the OCI runtime for plain bundles"},
+      Entry{"runc.root", Text{&Config::runc_root, true}, "its state directory"},
+      Entry{"runc.bundles_dir", Text{&Config::runc_bundles_dir, true}, "where bundles that arrive are put"},
+      Entry{"runtime.path", Text{&Config::runtime, true}, "transship-runtime, under which arriving containers run"},
+      Entry{"criu.program", Text{&Config::criu_program}, "CRIU, at least 4.2"},
+      Entry{"move.lanes", Number{&Config::lanes, 1, 16}, "data connections of one move"},
+      Entry{"move.bandwidth_limit_mbit", Number{&Config::bandwidth_limit_mbit, 0, 1'000'000},
+            "Mbit/s that one move may use; 0: no limit"},
+      Entry{"move.gate_deadline_ms", Number{&Config::gate_deadline_ms, 500, 5000},
+            "the longest that a start waits at the gate, and holds the engine's lock of that container"},
+      Entry{"move.reservation_ttl_s", Number{&Config::reservation_ttl_s, 5, kDay},
+            "a reservation ends this long after the last word from its source"},
+      Entry{"move.memory_margin_mib", Number{&Config::memory_margin_mib, 0, 1 << 20},
+            "memory that arriving containers must leave free on this node"},
+      Entry{"cutover.driver", Text{&Config::cutover_driver, false, "none|hook"}, "how traffic moves at the commit"},
+      Entry{"cutover.hook", Text{&Config::cutover_hook}, "command of the driver `hook` (docs/network.md)"},
+      Entry{"hold.buffer_mib", Number{&Config::hold_buffer_mib, 1, 4096},
+            "packets kept while the container is frozen; more are dropped and counted"},
+      Entry{"hold.grace_ms", Number{&Config::hold_grace_ms, 0, 60'000},
+            "how long late packets are still passed on to the destination"},
+  };
+  return kEntries;
+}
+
+Result<> set_text(Config& config, const Entry& entry, const Text& kind, const toml::node& node) {
+  auto value = node.value_exact<std::string>();
+  if (!value) return fail(Errc::kInvalidArgument, "{} must be text in quotes", entry.name);
+  if (kind.absolute_path && !value->starts_with('/'))
+    return fail(Errc::kInvalidArgument, "{} must be an absolute path, not \"{}\"", entry.name, *value);
+  if (!kind.one_of.empty()) {
+    auto allowed = split(kind.one_of, '|');
+    if (std::ranges::find(allowed, *value) == allowed.end())
+      return fail(Errc::kInvalidArgument, "{} must be one of {}, not \"{}\"", entry.name, kind.one_of, *value);
+  }
+  config.*kind.field = *value;
+  return {};
+}
+
+Result<> set_number(Config& config, const Entry& entry, const Number& kind, const toml::node& node) {
+  auto value = node.value_exact<int64_t>();
+  if (!value || *value < kind.min || *value > kind.max)
+    return fail(Errc::kInvalidArgument, "{} must be a whole number from {} to {}", entry.name, kind.min, kind.max);
+  config.*kind.field = *value;
+  return {};
+}
+
+Result<> set_flag(Config& config, const Entry& entry, const Flag& kind, const toml::node& node) {
+  auto value = node.value_exact<bool>();
+  if (!value) return fail(Errc::kInvalidArgument, "{} must be true or false", entry.name);
+  config.*kind.field = *value;
+  return {};
+}
+
+Result<> set_value(Config& config, const Entry& entry, const toml::node& node) {
+  if (const auto* text = std::get_if<Text>(&entry.kind)) return set_text(config, entry, *text, node);
+  if (const auto* number = std::get_if<Number>(&entry.kind)) return set_number(config, entry, *number, node);
+  return set_flag(config, entry, std::get<Flag>(entry.kind), node);
+}
+
+std::string allowed_in(std::string_view table) {
+  std::vector<std::string> names;
+  for (const auto& e : entries()) {
+    auto dot = e.name.find('.');
+    auto name = table.empty() ? e.name.substr(0, dot) : e.name.substr(dot + 1);
+    if (!table.empty() && e.name.substr(0, dot) != table) continue;
+    if (names.empty() || names.back() != name) names.emplace_back(name);
+  }
+  return join(names, ", ");
+}
+
+Result<> read_table(Config& config, std::string_view table_name, const toml::table& table, const std::string& source) {
+  for (const auto& [key, node] : table) {
+    std::string name = fmt::format("{}.{}", table_name, key.str());
+    auto where = fmt::format("{}:{}", source, node.source().begin.line);
+    auto it = std::ranges::find(entries(), std::string_view(name), &Entry::name);
+    if (it == entries().end())
+      return fail(Errc::kInvalidArgument, "{}: no such value \"{}\"; [{}] has: {}", where, key.str(), table_name,
+                  allowed_in(table_name));
+    TS_TRY_CTX(set_value(config, *it, node), where);
+  }
+  return {};
+}
+
+Result<> check(const Config& config, const std::string& source) {
+  if (!is_plain_name(config.node_name))
+    return fail(Errc::kInvalidArgument, "{}: node.name \"{}\": letters, digits, '.', '_' and '-' only, at most 128",
+                source, config.node_name);
+  if (config.cutover_driver == "hook" && config.cutover_hook.empty())
+    return fail(Errc::kInvalidArgument, "{}: cutover.driver is \"hook\" but cutover.hook names no command", source);
+  return {};
+}
+
+std::string host_name() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "node";
+  return name.data();
+}
+
+}  // namespace
+
+Result<Config> parse_config(std::string_view text, const std::string& source) {
+  Config config;
+  config.node_name = host_name();
+  auto parsed = [&]() -> Result<toml::table> {
+    try {
+      return toml::parse(text, source);
+    } catch (const toml::parse_error& e) {
+      return fail(Errc::kInvalidArgument, "{}:{}: {}", source, e.source().begin.line, e.description());
+    }
+  }();
+  if (!parsed) return std::unexpected(parsed.error());
+  for (const auto& [key, node] : *parsed) {
+    const auto* table = node.as_table();
+    if (table == nullptr || allowed_in(key.str()).empty())
+      return fail(Errc::kInvalidArgument, "{}:{}: no such table [{}]; there are: {}", source, node.source().begin.line,
+                  key.str(), allowed_in(""));
+    TS_TRY(read_table(config, key.str(), *table, source));
+  }
+  TS_TRY(check(config, source));
+  return config;
+}
+
+Result<Config> load_config(const std::string& path, bool must_exist) {
+  auto text = sys::read_file(path, 1U << 20);
+  if (!text && text.error().code() == Errc::kNotFound && !must_exist) return parse_config("", path);
+  if (!text) return std::unexpected(std::move(text).error().context("read the configuration"));
+  return parse_config(*text, path);
+}
+
+std::vector<ConfigKey> describe(const Config& config) {
+  std::vector<ConfigKey> keys;
+  for (const auto& e : entries()) {
+    std::string value;
+    if (const auto* text = std::get_if<Text>(&e.kind)) value = fmt::format("\"{}\"", config.*text->field);
+    if (const auto* number = std::get_if<Number>(&e.kind)) value = fmt::format("{}", config.*number->field);
+    if (const auto* flag = std::get_if<Flag>(&e.kind)) value = config.*flag->field ? "true" : "false";
+    keys.push_back({e.name, std::move(value), e.doc});
+  }
+  return keys;
+}
+
+}  // namespace transship::node

@@ -1,0 +1,52 @@
+// The daemon's configuration: a TOML file, every value with a default, every unknown key an error.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace transship::node {
+
+// Checked values; immutable once loaded.
+struct Config {
+  std::string node_name;  // default: the host's name
+  std::string state_dir = "/var/lib/transship";
+  std::string run_dir = "/run/transship";
+  std::string log_level = "info";
+  std::string listen = "[::]:7440";
+  std::string socket = "/run/transship/transshipd.sock";
+  bool podman_enabled = true;
+  std::string podman_socket = "/run/podman/podman.sock";
+  std::string podman_program = "podman";
+  bool runc_enabled = true;
+  std::string runc_program = "runc";
+  std::string runc_root = "/run/runc";
+  std::string runc_bundles_dir = "/var/lib/transship/bundles";
+  std::string runtime = "/usr/bin/transship-runtime";
+  std::string criu_program = "criu";
+  int64_t lanes = 2;
+  int64_t bandwidth_limit_mbit = 0;
+  int64_t gate_deadline_ms = 5000;
+  int64_t reservation_ttl_s = 30;
+  int64_t memory_margin_mib = 64;
+  std::string cutover_driver = "none";
+  std::string cutover_hook;
+  int64_t hold_buffer_mib = 64;
+  int64_t hold_grace_ms = 3000;
+};
+
+// One documented value, for --check-config, `transshipd --print-config` and the table in docs/configuration.md.
+struct ConfigKey {
+  std::string_view name;  // "move.lanes"
+  std::string value;      // as TOML
+  std::string_view doc;
+};
+
+// An absent file is an error only when `must_exist`. Errors name the file, the line, and what is allowed there.
+Result<Config> load_config(const std::string& path, bool must_exist);
+Result<Config> parse_config(std::string_view text, const std::string& source);
+std::vector<ConfigKey> describe(const Config& config);
+
+}  // namespace transship::node

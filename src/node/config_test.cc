@@ -1,0 +1,77 @@
+#include "node/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/text.h"
+#include "sys/file.h"
+
+namespace transship::node {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(Config, EmptyFileGivesTheDefaults) {
+  auto c = parse_config("", "t.toml");
+  ASSERT_TRUE(c);
+  EXPECT_EQ(c->listen, "[::]:7440");
+  EXPECT_EQ(c->lanes, 2);
+  EXPECT_FALSE(c->node_name.empty());
+}
+
+TEST(Config, ReadsEveryKind) {
+  auto c = parse_config("[node]\nname = \"aws\"\n[podman]\nenabled = false\n[move]\nlanes = 4\n", "t.toml");
+  ASSERT_TRUE(c) << c.error().message();
+  EXPECT_EQ(c->node_name, "aws");
+  EXPECT_FALSE(c->podman_enabled);
+  EXPECT_EQ(c->lanes, 4);
+}
+
+TEST(Config, ErrorsNameFileLineAndWhatIsAllowed) {
+  struct Case {
+    const char* text;
+    const char* part;
+  };
+  for (const auto& [text, part] : std::vector<Case>{
+           {"[node]\nnmae = \"x\"", "t.toml:2: no such value \"nmae\"; [node] has: name, state_dir"},
+           {"[nodes]\n", "no such table [nodes]"},
+           {"x = 1", "no such table [x]"},
+           {"[move]\nlanes = 0", "move.lanes must be a whole number from 1 to 16"},
+           {"[move]\nlanes = \"2\"", "whole number"},
+           {"[node]\nstate_dir = \"here\"", "absolute path"},
+           {"[node]\nname = \"a/b\"", "node.name"},
+           {"[podman]\nenabled = 1", "true or false"},
+           {"[cutover]\ndriver = \"magic\"", "one of none|hook"},
+           {"[cutover]\ndriver = \"hook\"", "names no command"},
+           {"[node\n", "t.toml:1"},
+       }) {
+    auto c = parse_config(text, "t.toml");
+    ASSERT_FALSE(c) << text;
+    EXPECT_THAT(c.error().message(), HasSubstr(part)) << text;
+  }
+}
+
+TEST(Config, MissingFileIsAnErrorOnlyWhenNamed) {
+  EXPECT_TRUE(load_config("/no/such.toml", false));
+  EXPECT_FALSE(load_config("/no/such.toml", true));
+}
+
+// The page and the sample file are what users read: they must name every value with its default.
+TEST(Config, DocumentationAndSampleAreComplete) {
+  auto page = sys::read_file(TS_SOURCE_DIR "/docs/configuration.md");
+  auto sample = sys::read_file(TS_SOURCE_DIR "/packaging/transshipd.toml");
+  ASSERT_TRUE(page);
+  ASSERT_TRUE(sample);
+  auto defaults = parse_config("[node]\nname = \"HOSTNAME\"", "defaults");
+  for (const auto& key : describe(*defaults)) {
+    EXPECT_THAT(*page, HasSubstr(fmt::format("| `{}` | `{}` |", key.name, key.value))) << key.name;
+    auto name = key.name.substr(key.name.find('.') + 1);
+    EXPECT_THAT(*sample, HasSubstr(fmt::format("# {} = {}\n", name, key.value))) << key.name;
+  }
+  EXPECT_TRUE(parse_config(*sample, "sample"));
+}
+
+}  // namespace
+}  // namespace transship::node

@@ -1,0 +1,182 @@
+// transshipd: builds every object by hand, in order, and waits for a signal.
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "base/thread.h"
+#include "migrate/move_table.h"
+#include "node/config.h"
+#include "node/node_service.h"
+#include "node/peer_service.h"
+#include "node/recovery.h"
+#include "sys/file.h"
+
+namespace transship::node {
+namespace {
+
+constexpr milliseconds kGarbageEvery{30'000};
+
+Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& config) {
+  std::vector<std::unique_ptr<engine::Engine>> engines;
+  if (config.podman_enabled) {
+    engine::PodmanOptions options;
+    options.socket = config.podman_socket;
+    options.program = config.podman_program;
+    options.run_dir = config.run_dir;
+    auto podman = engine::make_podman_engine(options);
+    // A node without Podman can still move bundles; `transship node info` says what is wrong.
+    if (podman)
+      engines.push_back(std::move(*podman));
+    else
+      TS_LOG_WARN("engine podman: {}", podman.error().message());
+  }
+  if (config.runc_enabled) {
+    engine::RuncOptions options;
+    options.program = config.runc_program;
+    options.root = config.runc_root;
+    options.bundles_dir = config.runc_bundles_dir;
+    options.runtime = config.runtime;
+    auto runc = engine::make_runc_engine(options);
+    if (runc)
+      engines.push_back(std::move(*runc));
+    else
+      TS_LOG_WARN("engine runc: {}", runc.error().message());
+  }
+  return engines;
+}
+
+migrate::Settings to_settings(const Config& config) {
+  migrate::Settings s;
+  s.node = config.node_name;
+  s.program_version = wire::kProgramVersion;
+  s.run_dir = config.run_dir;
+  s.state_dir = config.state_dir;
+  s.criu = config.criu_program;
+  s.runc = config.runc_program;
+  s.runtime = config.runtime;
+  s.lanes = static_cast<unsigned>(config.lanes);
+  s.max_bits_per_second = static_cast<uint64_t>(config.bandwidth_limit_mbit) * 1'000'000;
+  s.gate_deadline = milliseconds(config.gate_deadline_ms);
+  s.reservation_ttl = milliseconds(config.reservation_ttl_s * 1000);
+  s.memory_margin = static_cast<uint64_t>(config.memory_margin_mib) << 20;
+  s.hold_bytes = static_cast<uint64_t>(config.hold_buffer_mib) << 20;
+  s.hold_grace = milliseconds(config.hold_grace_ms);
+  s.listen = config.listen;
+  return s;
+}
+
+Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& config) {
+  std::vector<std::string> command;
+  if (config.cutover_driver == "hook") {
+    for (auto& word : split(config.cutover_hook, ' ')) {
+      if (!word.empty()) command.push_back(std::move(word));
+    }
+  }
+  return network::make_cutover_driver(command);
+}
+
+Result<std::unique_ptr<migrate::Services>> make_services(const Config& config) {
+  TS_TRY(sys::make_dirs(config.state_dir));
+  TS_TRY(sys::make_dirs(config.run_dir));
+  TS_TRY_ASSIGN(auto identity, wire::Identity::load_or_create(config.state_dir));
+  TS_TRY_ASSIGN(auto store, state::open_sqlite_store(config.state_dir + "/transship.db"));
+  TS_TRY_ASSIGN(auto engines, make_engines(config));
+  TS_TRY_ASSIGN(auto cutover, make_cutover(config));
+  return std::unique_ptr<migrate::Services>(new migrate::Services{
+      to_settings(config), std::move(identity), std::move(store), std::move(engines), std::move(cutover)});
+}
+
+wire::PinLookup pins_of(state::Store& store) {
+  return [&store](const wire::Fingerprint& fingerprint) -> std::optional<std::string> {
+    auto peers = store.peers();
+    if (!peers) return std::nullopt;
+    for (const auto& peer : *peers) {
+      if (peer.fingerprint == fingerprint.text()) return peer.name;
+    }
+    return std::nullopt;
+  };
+}
+
+// Blocked before any thread starts, so that only the wait below sees them.
+sigset_t block_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  return set;
+}
+
+Result<> serve(const Config& config, const sigset_t& signals) {
+  TS_TRY_ASSIGN(auto owned_services, make_services(config));
+  migrate::Services& services = *owned_services;
+  recover(services);
+  migrate::MoveTable moves(services);
+  PeerService peers(services, moves);
+  wire::ListenerOptions options;
+  TS_TRY_ASSIGN(options.address, wire::parse_endpoint(config.listen, true));
+  TS_TRY_ASSIGN(auto listener, wire::Listener::start(options, services.identity, pins_of(*services.store),
+                                                     [&](wire::Accepted connection, const Cancel& cancel) {
+                                                       peers.handle(std::move(connection), cancel);
+                                                     }));
+  TS_TRY_ASSIGN(auto local, LocalServer::start(config.socket, services, moves, *listener));
+  TS_TRY_ASSIGN(Cancel stop, Cancel::create());
+  Thread garbage("garbage", [&] {
+    while (sleep_for(kGarbageEvery, stop)) collect_garbage(services);
+  });
+  TS_LOG_INFO("node={} fingerprint={} listen={} socket={} ready", config.node_name,
+              services.identity.fingerprint().text(), wire::to_text(listener->address()), config.socket);
+  int signal = 0;
+  (void)::sigwait(&signals, &signal);
+  TS_LOG_INFO("ending on signal {}", signal);
+  stop.cancel("the daemon ends");
+  local.reset();
+  return {};
+}
+
+int check_config(const Config& config) {
+  for (const auto& key : describe(config)) fmt::print("{} = {}\n", key.name, key.value);
+  return 0;
+}
+
+int complain(const Error& error) {
+  fmt::print(stderr, "transshipd: {}\n", error.message());
+  if (!error.remedy().empty()) fmt::print(stderr, "  {}\n", error.remedy());
+  return error.code() == Errc::kInvalidArgument ? 2 : 1;
+}
+
+}  // namespace
+
+int run(int argc, char** argv) {
+  CLI::App app("Transship's node daemon: moves running containers to and from this host.", "transshipd");
+  std::string path = "/etc/transship/transshipd.toml";
+  bool check = false;
+  auto* file = app.add_option("--config", path, "configuration file")->capture_default_str();
+  app.add_flag("--check-config", check, "check the configuration, print every value in force, and end");
+  app.set_version_flag("--version", std::string("transshipd ") + wire::kProgramVersion);
+  app.footer("Exit codes: 0 ended on SIGTERM or SIGINT, 1 failed, 2 wrong usage or configuration.");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  auto config = load_config(path, file->count() > 0);
+  if (!config) return complain(config.error());
+  if (check) return check_config(*config);
+  if (::geteuid() != 0) return complain(Error(Errc::kRefused, "transshipd must run as root"));
+  init_logging(config->log_level.c_str());
+  ::umask(0077);
+  auto signals = block_signals();
+  if (auto r = serve(*config, signals); !r) return complain(r.error());
+  return 0;
+}
+
+}  // namespace transship::node
+
+int main(int argc, char** argv) { return transship::node::run(argc, argv); }

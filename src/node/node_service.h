@@ -1,0 +1,21 @@
+// What `transship` asks of the daemon: gRPC on a UNIX socket that only root can open.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "migrate/move_table.h"
+#include "migrate/services.h"
+#include "wire/listener.h"
+
+namespace transship::node {
+
+// Serves until it is destroyed. Thread-safe.
+class LocalServer {
+ public:
+  // `socket` is made anew (0600). kUnavailable when another daemon listens there.
+  static Result<std::unique_ptr<LocalServer>> start(const std::string& socket, migrate::Services& services,
+                                                    migrate::MoveTable& moves, wire::Listener& listener);
+  virtual ~LocalServer() = default;
+};
+
+}  // namespace transship::node
