@@ -1,10 +1,12 @@
 """Puts the programs into the clouds and starts the daemon."""
 
+import json
 import os
 from pathlib import Path
 
 from . import config, namespace
 from .errors import LabError
+from .run import run
 from .services import order, wait_until
 
 PROGRAMS = ("transshipd", "transship", "transship-runtime")
@@ -20,8 +22,33 @@ def deploy(lab_state: dict, build: Path = DEFAULT_BUILD) -> None:
     """Stops the daemon on every cloud, replaces programs and configuration, starts it again."""
     if not programs_exist(build):
         raise LabError(f"{build} does not hold all of " + ", ".join(PROGRAMS), hint="build first, or give --build DIRECTORY")
-    for name in config.CLOUDS:
-        deploy_to(namespace.host_of(lab_state, name), build)
+    hosts = [namespace.host_of(lab_state, name) for name in config.CLOUDS]
+    for host in hosts:
+        deploy_to(host, build)
+    pin_all(hosts)
+
+
+def pin_all(hosts: list[dict]) -> None:
+    """Every cloud becomes every other one's peer, by the keys that their daemons have made."""
+    for host in hosts:
+        wait_until(f"transshipd on {host['name']}", lambda host=host: daemon_answers(host))
+    keys = {host["name"]: node_info(host)["fingerprint"] for host in hosts}
+    for host in hosts:
+        for peer in hosts:
+            if peer is not host:
+                add = ["transship", "peer", "add", peer["name"], peer["address"], "--fingerprint", keys[peer["name"]]]
+                run(namespace.enter(host, add), timeout=20)
+
+
+def daemon_answers(host: dict) -> bool:
+    if not daemon_pid(host):
+        log = namespace.path_inside(host, "/var/log/transship/transshipd.log")
+        raise LabError(f"transshipd on {host['name']} ended: {log.read_text(errors='replace')[-2000:]}")
+    return namespace.path_inside(host, "/run/transship/transshipd.sock").exists()
+
+
+def node_info(host: dict) -> dict:
+    return json.loads(run(namespace.enter(host, ["transship", "node", "info", "--json"]), timeout=20).stdout)
 
 
 def deploy_to(host: dict, build: Path) -> None:
