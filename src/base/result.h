@@ -91,9 +91,9 @@ std::unexpected<Error> fail_errno(int e, fmt::format_string<A...> format, A&&...
 #define TS_CAT2(a, b) a##b
 #define TS_CAT(a, b) TS_CAT2(a, b)
 // NOLINTBEGIN(bugprone-macro-parentheses): declarations and expressions cannot be parenthesized here
-#define TS_TRY(expr)                                                                             \
-  do {                                                                                           \
-    if (auto ts_r_ = (expr); !ts_r_) return std::unexpected(std::move(ts_r_).error());           \
+#define TS_TRY(expr)                                                                   \
+  do {                                                                                 \
+    if (auto ts_r_ = (expr); !ts_r_) return std::unexpected(std::move(ts_r_).error()); \
   } while (0)
 // One per line: the temporary is named after the line.
 #define TS_TRY_ASSIGN(decl, expr) TS_TRY_ASSIGN_(TS_CAT(ts_r_, __LINE__), decl, expr)
@@ -102,8 +102,8 @@ std::unexpected<Error> fail_errno(int e, fmt::format_string<A...> format, A&&...
   if (!tmp) return std::unexpected(std::move(tmp).error()); \
   decl = std::move(*tmp)
 // The same with "what was being done" in front of the message.
-#define TS_TRY_CTX(expr, what)                                                                      \
-  do {                                                                                              \
+#define TS_TRY_CTX(expr, what)                                                                       \
+  do {                                                                                               \
     if (auto ts_r_ = (expr); !ts_r_) return std::unexpected(std::move(ts_r_).error().context(what)); \
   } while (0)
 // NOLINTEND(bugprone-macro-parentheses)

@@ -88,7 +88,8 @@ Result<uint64_t> parse_u64(std::string_view text, std::string_view what) {
 bool is_plain_name(std::string_view text) {
   if (text.empty() || text.size() > 128 || text[0] == '.' || text[0] == '-') return false;
   return std::ranges::all_of(text, [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   });
 }
 

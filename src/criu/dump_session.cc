@@ -22,9 +22,7 @@ constexpr milliseconds kEndTime{2'000};
 // Which notification CRIU waits in; that is what we may answer.
 enum class Phase { kPreDump, kBusy, kPostDump, kEnded };
 
-milliseconds since(Clock::time_point start) {
-  return std::chrono::duration_cast<milliseconds>(Clock::now() - start);
-}
+milliseconds since(Clock::time_point start) { return std::chrono::duration_cast<milliseconds>(Clock::now() - start); }
 
 rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int images_fd, int work_fd) {
   rpc::Request request;
@@ -89,7 +87,8 @@ Result<> DumpSession::State::advance_to(std::string_view notification, Deadline 
     if (response->type() != rpc::NOTIFY) {
       phase = Phase::kEnded;
       worker.finish(Deadline::in(kEndTime));
-      return std::unexpected(from_log(Errc::kUnavailable, fmt::format("CRIU gave up (errno {})", response->cr_errno())));
+      return std::unexpected(
+          from_log(Errc::kUnavailable, fmt::format("CRIU gave up (errno {})", response->cr_errno())));
     }
     if (response->notify().script() == notification) return {};
     if (auto r = worker.answer_notify(true); !r) {
@@ -99,8 +98,8 @@ Result<> DumpSession::State::advance_to(std::string_view notification, Deadline 
   }
 }
 
-// CRIU is gone, or must go because it does not answer. Its tracees are let go by the kernel: keep them standing until the
-// network is open again.
+// CRIU is gone, or must go because it does not answer. Its tracees are let go by the kernel: keep them standing until
+// the network is open again.
 void DumpSession::State::worker_lost() {
   bool may_have_locked = phase != Phase::kPreDump && frozen_by_us;
   phase = Phase::kEnded;
@@ -148,8 +147,8 @@ Result<DumpSession> DumpSession::start(const DumpOptions& options, const Cancel&
   TS_TRY_ASSIGN(Fd work, open_file(options.work_dir, O_RDONLY | O_DIRECTORY));
   TS_TRY_ASSIGN(auto worker, Worker::spawn(options.criu));
   TS_TRY(worker.send(dump_request(options, cgroup.path(), images.get(), work.get())));
-  DumpSession session(std::make_unique<State>(options, std::move(cgroup), std::move(worker), std::move(images),
-                                              std::move(work)));
+  DumpSession session(
+      std::make_unique<State>(options, std::move(cgroup), std::move(worker), std::move(images), std::move(work)));
   TS_TRY(session.state_->advance_to("pre-dump", deadline, &cancel));
   session.state_->phase = Phase::kPreDump;
   return session;
@@ -216,8 +215,10 @@ Result<> DumpSession::rollback(Deadline deadline) {
   auto& s = *state_;
   if (s.phase == Phase::kPreDump || s.phase == Phase::kPostDump) {
     // CRIU takes a refusal as an order to put everything back; it announces network-unlock on the way.
-    if (s.worker.answer_notify(false)) (void)s.advance_to("", deadline, nullptr);
-    else s.worker_lost();
+    if (s.worker.answer_notify(false))
+      (void)s.advance_to("", deadline, nullptr);
+    else
+      s.worker_lost();
   } else if (s.phase == Phase::kBusy) {
     s.worker_lost();
   }

@@ -1,7 +1,9 @@
 // One dump of a running container by CRIU, with every step in our hands:
 //
 //   start() ── CRIU is up and waits (nothing frozen) ── dump() ── images complete, tasks frozen, network shut ──┐
-//                                                                                                             ├─ commit(): tasks die
+//                                                                                                             ├─
+//                                                                                                             commit():
+//                                                                                                             tasks die
 //   destructor and every failure: rollback() = tasks run again, network open, as if nothing had been ───────────┘
 #pragma once
 #include <sys/types.h>
@@ -18,10 +20,10 @@ namespace transship::criu {
 
 struct DumpOptions {
   std::string criu = "criu";
-  pid_t pid = 0;            // first process of the container
-  std::string root;         // the container's root directory, as its configuration names it
-  std::string images_dir;   // exists, empty; on tmpfs
-  std::string work_dir;     // exists; dump.log goes there
+  pid_t pid = 0;           // first process of the container
+  std::string root;        // the container's root directory, as its configuration names it
+  std::string images_dir;  // exists, empty; on tmpfs
+  std::string work_dir;    // exists; dump.log goes there
   // Mounts that are not part of the images: destination in the container, and the name by which restore finds it.
   std::vector<std::pair<std::string, std::string>> external_mounts;
   std::vector<std::string> externals;  // others in CRIU's notation, such as "net[4026532406]:extRootNetNS"
@@ -31,14 +33,14 @@ struct DumpOptions {
 };
 
 struct DumpTimes {
-  milliseconds freeze{0};      // until every task stood still
-  milliseconds images{0};      // from then until the images were complete
+  milliseconds freeze{0};  // until every task stood still
+  milliseconds images{0};  // from then until the images were complete
 };
 
-// One thread. Owns the CRIU process. Should CRIU be killed by somebody else before dump() returns, the tasks go on and their
-// network is opened again, but a connection that was just being saved can break: the kernel lets traced tasks go at
-// once, and until they are frozen again they may find a socket in repair mode. After dump() they stay frozen and nothing is
-// lost.
+// One thread. Owns the CRIU process. Should CRIU be killed by somebody else before dump() returns, the tasks go on and
+// their network is opened again, but a connection that was just being saved can break: the kernel lets traced tasks go
+// at once, and until they are frozen again they may find a socket in repair mode. After dump() they stay frozen and
+// nothing is lost.
 class DumpSession {
  public:
   // Starts CRIU and returns when it has prepared itself. The tasks go on running.

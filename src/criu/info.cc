@@ -38,7 +38,8 @@ Result<Version> version(const std::string& criu, Deadline deadline) {
   request.set_type(rpc::VERSION);
   auto response = ask(criu, request, deadline);
   if (!response) return std::unexpected(std::move(response).error().context("ask CRIU for its version"));
-  if (!response->success() || !response->has_version()) return fail(Errc::kUnavailable, "{} does not tell its version", criu);
+  if (!response->success() || !response->has_version())
+    return fail(Errc::kUnavailable, "{} does not tell its version", criu);
   const auto& v = response->version();
   Version result;
   result.number = v.major_number() * 10000 + v.minor_number() * 100 + v.sublevel();
@@ -53,8 +54,8 @@ Result<> check(const std::string& criu, Deadline deadline) {
   TS_TRY_ASSIGN(auto result, sys::run(command));
   if (result.exit_code == 0) return {};
   auto lines = error_lines_in(result.out + result.err);
-  return std::unexpected(Error(Errc::kKernelFeatureMissing,
-                               fmt::format("`{} check` ended with code {}: {}", criu, result.exit_code, join(lines, "; ")))
+  return std::unexpected(Error(Errc::kKernelFeatureMissing, fmt::format("`{} check` ended with code {}: {}", criu,
+                                                                        result.exit_code, join(lines, "; ")))
                              .with_remedy("CRIU 4.2 or newer and a kernel of 6.7 or newer are needed"));
 }
 
@@ -68,7 +69,8 @@ Result<bool> has_feature(const std::string& criu, const std::string& feature, De
 Result<> dump_cpuinfo(const std::string& criu, const std::string& dir, Deadline deadline) {
   TS_TRY_ASSIGN(auto response, ask_cpuinfo(criu, rpc::CPUINFO_DUMP, dir, "cpuinfo-dump.log", deadline));
   if (response.success()) return {};
-  return std::unexpected(error_from_log(Errc::kUnavailable, "describe this CPU", dir + "/cpuinfo-dump.log", "CRIU refused"));
+  return std::unexpected(
+      error_from_log(Errc::kUnavailable, "describe this CPU", dir + "/cpuinfo-dump.log", "CRIU refused"));
 }
 
 Result<> check_cpuinfo(const std::string& criu, const std::string& dir, Deadline deadline) {

@@ -14,10 +14,11 @@ struct Version {
 };
 // kNotFound when there is no such program.
 Result<Version> version(const std::string& criu, Deadline deadline);
-// `criu check`: can it work on this kernel at all? Also makes CRIU probe the kernel now instead of in the first dump (it
-// keeps the result in /run/criu.kdat). The error quotes what it says.
+// `criu check`: can it work on this kernel at all? Also makes CRIU probe the kernel now instead of in the first dump
+// (it keeps the result in /run/criu.kdat). The error quotes what it says.
 Result<> check(const std::string& criu, Deadline deadline);
-// One feature by CRIU's name for it ("network_lock_nftables", "pagemap_scan"…). kUnavailable when CRIU could not be asked.
+// One feature by CRIU's name for it ("network_lock_nftables", "pagemap_scan"…). kUnavailable when CRIU could not be
+// asked.
 Result<bool> has_feature(const std::string& criu, const std::string& feature, Deadline deadline);
 
 // Writes cpuinfo.img, the source CPU's features, into `dir`.

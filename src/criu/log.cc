@@ -29,12 +29,15 @@ constexpr std::array<Known, 21> kKnown = {{
     {"io_uring", "the container uses io_uring, which CRIU cannot save; switch it off in the application"},
     {"anon_inode", "a process holds a kernel object that CRIU cannot save (io_uring, userfaultfd, bpf…); close it"},
     {"of that type", "a process holds a file of a kind that CRIU cannot save (io_uring, device, bpf…); close it"},
-    {"External socket is used", "a process is connected to a unix socket outside the container (a log or bus socket "
-                                "mounted into it); close that connection or remove the mount"},
-    {"Can't dump half of stream unix connection", "a process is connected to a unix socket outside the container; "
-                                                  "close that connection or remove the mount"},
-    {"Can't lookup mount", "a process has a file open that is outside the container's mounts (often its standard input "
-                           "or output); start the container with pipes or /dev/null instead"},
+    {"External socket is used",
+     "a process is connected to a unix socket outside the container (a log or bus socket "
+     "mounted into it); close that connection or remove the mount"},
+    {"Can't dump half of stream unix connection",
+     "a process is connected to a unix socket outside the container; "
+     "close that connection or remove the mount"},
+    {"Can't lookup mount",
+     "a process has a file open that is outside the container's mounts (often its standard input "
+     "or output); start the container with pipes or /dev/null instead"},
     {"ghost file", "a deleted file that is still open is too large to travel in the images; close it"},
     {"Can't dump ghost file", "a deleted file that is still open is too large to travel in the images; close it"},
     {"Can't dump that handle", "an inotify or fanotify watch is on a file that cannot be found by name any more"},
@@ -46,12 +49,14 @@ constexpr std::array<Known, 21> kKnown = {{
     {"Can't make VM id", "a process was in the middle of starting another one; try again"},
     {"autodetected external mount", "the container has a mount that its configuration does not name; unmount it"},
     {"No mapping for", "a mount of the container has no counterpart on the destination"},
-    {"has bad size", "a file that a process has open differs on the destination; the file system changes were not "
-                     "carried over completely"},
+    {"has bad size",
+     "a file that a process has open differs on the destination; the file system changes were not "
+     "carried over completely"},
     {"has bad mode", "a file that a process has open has another mode on the destination"},
     {"cpu_fpu", "the destination's CPU saves more or other registers than the source's; move between like CPUs"},
-    {"Cannot assign requested address", "the address of a connection is not on an interface of the destination's "
-                                        "container network that is up"},
+    {"Cannot assign requested address",
+     "the address of a connection is not on an interface of the destination's "
+     "container network that is up"},
 }};
 
 bool harmless(std::string_view line) {

@@ -34,9 +34,7 @@ TEST(CriuLog, KeepsTheFirstOnesAndTheLastWhenThereAreTooMany) {
   EXPECT_TRUE(lines[3].ends_with("number 19"));
 }
 
-TEST(CriuLog, RepetitionsOnce) {
-  EXPECT_EQ(error_lines_in("Error (a.c:1): x\nError (a.c:1): x\n").size(), 1u);
-}
+TEST(CriuLog, RepetitionsOnce) { EXPECT_EQ(error_lines_in("Error (a.c:1): x\nError (a.c:1): x\n").size(), 1u); }
 
 TEST(CriuLog, LastLineWithoutNewlineCounts) { EXPECT_EQ(error_lines_in("Error (a.c:1): x").size(), 1u); }
 

@@ -8,8 +8,8 @@
 
 namespace transship::criu {
 
-// Takes CRIU's lock off the network namespace of `pid` and takes the TCP sockets of `pids` out of repair mode. The tasks
-// must stand still (frozen). Does as much as it can; the first failure is returned.
+// Takes CRIU's lock off the network namespace of `pid` and takes the TCP sockets of `pids` out of repair mode. The
+// tasks must stand still (frozen). Does as much as it can; the first failure is returned.
 Result<> open_network_again(pid_t pid, const std::vector<pid_t>& pids);
 
 }  // namespace transship::criu

@@ -47,8 +47,7 @@ Result<> Worker::send(const rpc::Request& request) {
 }
 
 Result<rpc::Response> Worker::receive(Deadline deadline, const Cancel* cancel) {
-  std::array<pollfd, 2> p = {
-      {{socket_.get(), POLLIN, 0}, {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0}}};
+  std::array<pollfd, 2> p = {{{socket_.get(), POLLIN, 0}, {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0}}};
   while (true) {
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "wait for CRIU");
@@ -60,7 +59,8 @@ Result<rpc::Response> Worker::receive(Deadline deadline, const Cancel* cancel) {
   auto got = retry_eintr([&] { return ::recv(socket_.get(), packet.data(), packet.size(), MSG_TRUNC); });
   if (got < 0) return fail_errno(errno, "receive from CRIU");
   if (got == 0) return fail(Errc::kUnavailable, "CRIU (pid {}) ended without an answer", child_.pid());
-  if (static_cast<size_t>(got) > packet.size()) return fail(Errc::kPeerProtocol, "CRIU sent {} bytes in one packet", got);
+  if (static_cast<size_t>(got) > packet.size())
+    return fail(Errc::kPeerProtocol, "CRIU sent {} bytes in one packet", got);
   rpc::Response response;
   if (!response.ParseFromArray(packet.data(), static_cast<int>(got)))
     return fail(Errc::kPeerProtocol, "CRIU sent an answer that is not one");

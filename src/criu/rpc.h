@@ -18,7 +18,8 @@ struct PacketSocketPair {
 };
 Result<PacketSocketPair> make_packet_pair();
 
-// `criu swrk` as a child of ours with the other end of the socket. Killed and reaped by the destructor when still there.
+// `criu swrk` as a child of ours with the other end of the socket. Killed and reaped by the destructor when still
+// there.
 class Worker {
  public:
   static Result<Worker> spawn(const std::string& criu_program);

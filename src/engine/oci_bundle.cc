@@ -70,8 +70,7 @@ constexpr ExternalNamespace kExternal[] = {{"network", "net", "extRootNetNS"}, {
 
 Result<std::string> external_name(const ExternalNamespace& kind, const std::string& path) {
   struct stat st;
-  if (::stat(path.c_str(), &st) < 0)
-    return fail_errno(errno, "look at the {} namespace {}", kind.oci, path);
+  if (::stat(path.c_str(), &st) < 0) return fail_errno(errno, "look at the {} namespace {}", kind.oci, path);
   return fmt::format("{}[{}]:{}", kind.criu, st.st_ino, kind.key);
 }
 

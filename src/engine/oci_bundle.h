@@ -61,8 +61,8 @@ Result<OciBundle> parse_oci_bundle(std::string_view config_json, const std::stri
 // What does not exist is taken as it is written.
 std::string resolve_in_root(const std::string& rootfs, std::string_view path);
 
-// Names everything that CRIU must not put into the images the way runc names it on restore. `pid` is the container's first
-// process. images_dir, work_dir and the program are left for the caller.
+// Names everything that CRIU must not put into the images the way runc names it on restore. `pid` is the container's
+// first process. images_dir, work_dir and the program are left for the caller.
 Result<criu::DumpOptions> dump_options(const OciBundle& bundle, pid_t pid);
 
 // What descriptors.json must hold beside the images for runc: where standard input, output and error of `pid` lead.

@@ -54,7 +54,8 @@ TEST(OciBundle, RuncSpec) {
 
 TEST(OciBundle, WrongTypesAreNotBelieved) {
   auto b = parse_oci_bundle(R"({"root":{"path":"r"},"mounts":7,"process":{"terminal":"yes","user":{"uid":-1}},
-                               "linux":{"maskedPaths":[1,"/proc/kcore"],"namespaces":[3]}})", "/b");
+                               "linux":{"maskedPaths":[1,"/proc/kcore"],"namespaces":[3]}})",
+                            "/b");
   ASSERT_TRUE(b.has_value()) << b.error().message();
   EXPECT_FALSE(b->terminal);
   EXPECT_EQ(b->uid, 0u);

@@ -7,9 +7,10 @@
 namespace transship::gate {
 namespace {
 
-constexpr std::array<std::string_view, 5> kGlobalsWithValue = {"--log", "--log-format", "--root", "--criu", "--rootless"};
-constexpr std::array<std::string_view, 6> kCreateWithValue = {"--bundle",   "-b",           "--console-socket",
-                                                              "--pid-file", "--preserve-fds", "--pidfd-socket"};
+constexpr std::array<std::string_view, 5> kGlobalsWithValue = {"--log", "--log-format", "--root", "--criu",
+                                                               "--rootless"};
+constexpr std::array<std::string_view, 6> kCreateWithValue = {
+    "--bundle", "-b", "--console-socket", "--pid-file", "--preserve-fds", "--pidfd-socket"};
 constexpr std::array<std::string_view, 5> kRestoreKnows = {"--bundle", "-b", "--console-socket", "--pid-file",
                                                            "--no-pivot"};
 
@@ -21,7 +22,8 @@ struct Option {
 
 // Takes the option at args[at] apart, and steps over it.
 template <size_t N>
-Option take_option(const std::vector<std::string>& args, size_t& at, const std::array<std::string_view, N>& with_value) {
+Option take_option(const std::vector<std::string>& args, size_t& at,
+                   const std::array<std::string_view, N>& with_value) {
   const std::string& word = args[at++];
   auto equals = word.find('=');
   Option o{word.substr(0, equals), std::nullopt};

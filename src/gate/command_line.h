@@ -20,8 +20,8 @@ struct CommandLine {
 
 CommandLine parse_command_line(const std::vector<std::string>& args);
 
-// `create` turned into the `restore` that the gate runs in its place; `criu_log` gets what runc reports. Options of create
-// that restore does not know are left out: --preserve-fds (the tasks' descriptors come out of the images),
+// `create` turned into the `restore` that the gate runs in its place; `criu_log` gets what runc reports. Options of
+// create that restore does not know are left out: --preserve-fds (the tasks' descriptors come out of the images),
 // --no-new-keyring, --pidfd-socket.
 std::vector<std::string> restore_arguments(const CommandLine& create, const std::string& images_dir,
                                            const std::string& work_dir, const std::string& runc_log);

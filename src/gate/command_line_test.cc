@@ -10,8 +10,9 @@ namespace {
 using Words = std::vector<std::string>;
 
 TEST(CommandLine, AsConmonCallsIt) {
-  auto line = parse_command_line({"--systemd-cgroup", "--log-format=json", "--log", "/run/x/oci-log", "create", "--bundle",
-                                  "/b/userdata", "--pid-file", "/b/pidfile", "--preserve-fds", "2", "--no-pivot", "abc123"});
+  auto line =
+      parse_command_line({"--systemd-cgroup", "--log-format=json", "--log", "/run/x/oci-log", "create", "--bundle",
+                          "/b/userdata", "--pid-file", "/b/pidfile", "--preserve-fds", "2", "--no-pivot", "abc123"});
   EXPECT_EQ(line.verb, "create");
   EXPECT_EQ(line.id, "abc123");
   EXPECT_EQ(line.bundle, "/b/userdata");
@@ -47,8 +48,9 @@ TEST(CommandLine, CommandOfTheUserIsNotLookedInto) {
 }
 
 TEST(RestoreArguments, KeepsWhatRestoreKnowsAndDropsTheRest) {
-  auto create = parse_command_line({"--log", "/e/log", "create", "-b", "/b", "--console-socket", "/c", "--pid-file", "/p",
-                                    "--preserve-fds", "3", "--no-new-keyring", "--pidfd-socket", "/q", "--no-pivot", "id1"});
+  auto create =
+      parse_command_line({"--log", "/e/log", "create", "-b", "/b", "--console-socket", "/c", "--pid-file", "/p",
+                          "--preserve-fds", "3", "--no-new-keyring", "--pidfd-socket", "/q", "--no-pivot", "id1"});
   auto args = restore_arguments(create, "/img", "/work", "/work/runc.log");
   EXPECT_EQ(args, (Words{"--log", "/e/log", "--log", "/work/runc.log", "--log-format", "json", "restore", "--detach",
                          "--tcp-established", "--file-locks", "--image-path", "/img", "--work-path", "/work", "-b=/b",

@@ -40,8 +40,8 @@ Result<> wait_packet(int socket, Deadline deadline, const char* from) {
 bool same_netns(pid_t pid) {
   struct stat ours, theirs;
   auto path = fmt::format("/proc/{}/ns/net", pid);
-  return ::stat("/proc/self/ns/net", &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 && ours.st_ino == theirs.st_ino &&
-         ours.st_dev == theirs.st_dev;
+  return ::stat("/proc/self/ns/net", &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 &&
+         ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev;
 }
 
 // Where CRIU goes when it leaves the container's cgroup: to ours, or where ours is out of sight, to the root.
@@ -62,7 +62,8 @@ Result<CriuSockets> receive_criu_sockets(int connection) {
     return fail(Errc::kPeerProtocol, "what runc started as CRIU did not hand over its sockets");
   TS_TRY_ASSIGN(auto images, parse_u64(numbers[0], "images descriptor"));
   TS_TRY_ASSIGN(auto work, parse_u64(numbers[1], "work descriptor"));
-  return CriuSockets{std::move(packet.fds[0]), std::move(packet.fds[1]), static_cast<int>(images), static_cast<int>(work)};
+  return CriuSockets{std::move(packet.fds[0]), std::move(packet.fds[1]), static_cast<int>(images),
+                     static_cast<int>(work)};
 }
 
 Result<> CriuProxy::take_request() {
@@ -177,17 +178,18 @@ Result<> CriuProxy::at_stage(const std::string& script) {
 // Before CRIU takes its own lock away and the sockets out of repair mode: nothing gets in or out until the release.
 Result<> CriuProxy::hold_network() {
   if (same_netns(pid_))
-    return std::unexpected(Error(Errc::kRefused, "the container uses the host's network: its packets cannot be held back")
-                               .with_remedy("give the container a network of its own"));
+    return std::unexpected(
+        Error(Errc::kRefused, "the container uses the host's network: its packets cannot be held back")
+            .with_remedy("give the container a network of its own"));
   auto socket = sys::NftSocket::open_in_netns_of(pid_);
   if (!socket) return std::unexpected(std::move(socket).error());
   nft_ = std::move(*socket);
   return nft_->add_drop_all(kHoldTable, kHoldPriority);
 }
 
-// runc put CRIU into the container's cgroup, which is to be frozen: CRIU would freeze itself. Moving a process costs some
-// 8 ms of waiting in the kernel, so it is done while CRIU restores memory. Only the first task is there by now; all others
-// descend from it.
+// runc put CRIU into the container's cgroup, which is to be frozen: CRIU would freeze itself. Moving a process costs
+// some 8 ms of waiting in the kernel, so it is done while CRIU restores memory. Only the first task is there by now;
+// all others descend from it.
 void CriuProxy::start_leaving_cgroup() {
   leaving_ = Thread("leave-cgroup", [this] { left_cgroup_ = move_out(criu_pid_); });
 }

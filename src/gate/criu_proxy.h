@@ -35,8 +35,8 @@ class CriuProxy {
   int criu_socket() const { return sockets_.criu.get(); }
   const std::string& cgroup() const { return cgroup_; }
   // Lets CRIU restore. Returns with the tasks frozen and their network shut, CRIU having ended its work with success.
-  // `stop`: readable when it must be given up (message or end of the gate's connection); `why` then tells the reason, or
-  // nothing when it may go on. `on_stage` hears of every stage and of the first process. Failure: no task is left.
+  // `stop`: readable when it must be given up (message or end of the gate's connection); `why` then tells the reason,
+  // or nothing when it may go on. `on_stage` hears of every stage and of the first process. Failure: no task is left.
   Result<> restore(Deadline deadline, int stop, const std::function<std::optional<Error>()>& why,
                    const std::function<void(const std::string& stage, pid_t pid)>& on_stage);
   pid_t container_pid() const { return pid_; }

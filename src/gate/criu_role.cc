@@ -14,9 +14,9 @@
 namespace transship::gate {
 namespace {
 
-constexpr int kRpcFd = 3;                    // runc: ExtraFiles[0]
-constexpr int kFirstOwnFd = 200;             // above all that runc hands over (namespaces, pipes)
-constexpr int kRequestTimeoutMs = 10'000;    // runc sends right after the start; it only has a cgroup to make
+constexpr int kRpcFd = 3;                  // runc: ExtraFiles[0]
+constexpr int kFirstOwnFd = 200;           // above all that runc hands over (namespaces, pipes)
+constexpr int kRequestTimeoutMs = 10'000;  // runc sends right after the start; it only has a cgroup to make
 constexpr int kExitFailure = 1;
 // The first two bytes of a request: field 1 (type), a varint, RESTORE.
 constexpr std::array<unsigned char, 2> kRestorePrefix = {0x08, 0x02};

@@ -28,7 +28,8 @@ constexpr milliseconds kKillTime{2000};
 
 // All but the mark of a parked container, whose `start` is still to come. rmdir spares what is not empty.
 void remove_gate_dir(const std::string& dir) {
-  for (const char* name : {kGateSocket, kGateSettings, "criu.sock", "bin/criu"}) (void)::unlink((dir + "/" + name).c_str());
+  for (const char* name : {kGateSocket, kGateSettings, "criu.sock", "bin/criu"})
+    (void)::unlink((dir + "/" + name).c_str());
   (void)::rmdir((dir + "/bin").c_str());
   (void)::rmdir(dir.c_str());
 }
@@ -261,7 +262,8 @@ Result<Parked> Gate::restore(Deadline deadline, const Cancel& cancel) {
   s.criu_guard.reset();
   auto start = sys::start_time(m.pid);
   if (!start || !netfilter.valid())
-    return std::unexpected(s.runtime_lost(Error(Errc::kInternal, fmt::format("process {} is gone right after it was restored", m.pid))));
+    return std::unexpected(
+        s.runtime_lost(Error(Errc::kInternal, fmt::format("process {} is gone right after it was restored", m.pid))));
   Parked parked(std::make_unique<Parked::State>(m.pid, *start, m.cgroup, sys::NftSocket::adopt(std::move(netfilter))));
   if (auto ok = parked.verify(); !ok) return std::unexpected(s.runtime_lost(std::move(ok).error()));
   s.over = true;

@@ -27,8 +27,8 @@ struct ReleaseTimes {
   std::chrono::microseconds tasks{0};    // tasks running
 };
 
-// A container that is restored, frozen, its network shut. What happens to it is only ever what the owner says: the end of
-// this object changes nothing, since frozen is safe. One thread.
+// A container that is restored, frozen, its network shut. What happens to it is only ever what the owner says: the end
+// of this object changes nothing, since frozen is safe. One thread.
 class Parked {
  public:
   // After a restart of the daemon, from what facts() said. kNotFound when it is gone.

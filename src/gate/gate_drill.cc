@@ -1,14 +1,15 @@
-// For the integration tests: one dump, or one restore through the gate, step by step from a script. Prints one JSON line
-// per step; a step's failure is printed and is the exit code. Reads a line from stdin where it says so.
+// For the integration tests: one dump, or one restore through the gate, step by step from a script. Prints one JSON
+// line per step; a step's failure is printed and is the exit code. Reads a line from stdin where it says so.
 //
 //   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR --then commit|rollback|ask
-//   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then release|kill|ask
+//   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then
+//   release|kill|ask
 //
 //   gate_drill adopt --facts FACTS --then release|kill
 //   gate_drill clean
 //
-// `ask`: waits for one of these words on stdin. gate waits for a line before `prepare` and before `restore` when --ask is
-// given: "go", or "abort REASON".
+// `ask`: waits for one of these words on stdin. gate waits for a line before `prepare` and before `restore` when --ask
+// is given: "go", or "abort REASON".
 #include <csignal>
 #include <iostream>
 #include <map>
@@ -111,7 +112,11 @@ int drill_gate(const Options& o, const Cancel& cancel) {
   begin = Clock::now();
   auto parked = gate->restore(Deadline::in(kStep), cancel);
   if (!parked) return failed("restore", parked.error());
-  say({{"step", "parked"}, {"took_ms", ms()}, {"pid", parked->pid()}, {"cgroup", parked->cgroup()}, {"facts", parked->facts()}});
+  say({{"step", "parked"},
+       {"took_ms", ms()},
+       {"pid", parked->pid()},
+       {"cgroup", parked->cgroup()},
+       {"facts", parked->facts()}});
   return end_parked(*parked, decide(o));
 }
 
@@ -140,8 +145,10 @@ int main(int argc, char** argv) {
   Options o;
   for (int i = 2; i < argc; ++i) {
     std::string word = argv[i];
-    if (word == "--ask") o["ask"] = "yes";
-    else if (word.starts_with("--") && i + 1 < argc) o[word.substr(2)] = argv[++i];
+    if (word == "--ask")
+      o["ask"] = "yes";
+    else if (word.starts_with("--") && i + 1 < argc)
+      o[word.substr(2)] = argv[++i];
   }
   auto cancel = Cancel::create();
   if (!cancel || argc < 2) return 2;

@@ -72,7 +72,9 @@ std::string runc_error(const std::string& log_path) {
 class GatedCreate {
  public:
   GatedCreate(const CommandLine& line, std::string gate_dir, std::string self)
-      : line_(line), gate_dir_(std::move(gate_dir)), self_(std::move(self)),
+      : line_(line),
+        gate_dir_(std::move(gate_dir)),
+        self_(std::move(self)),
         deadline_(Deadline::in(hold_time(gate_dir_))) {}
   Result<> run();
 
@@ -106,9 +108,12 @@ Result<> GatedCreate::connect() {
   auto channel = Channel::connect(gate_dir_ + "/" + kGateSocket);
   if (!channel)
     return std::unexpected(
-        Error(Errc::kUnavailable, fmt::format("container {} is being moved here, but transshipd does not answer: {}; not "
-                                              "starting a fresh copy", line_.id, channel.error().message()))
-            .with_remedy(fmt::format("look at the move with `transship moves`; when it is over, remove {}", gate_dir_)));
+        Error(Errc::kUnavailable,
+              fmt::format("container {} is being moved here, but transshipd does not answer: {}; not "
+                          "starting a fresh copy",
+                          line_.id, channel.error().message()))
+            .with_remedy(
+                fmt::format("look at the move with `transship moves`; when it is over, remove {}", gate_dir_)));
   gate_ = std::move(*channel);
   Message hello;
   hello.kind = Kind::kWaiting;
@@ -125,7 +130,8 @@ Result<> GatedCreate::next_order(Kind wanted) {
   if (!got) return std::unexpected(std::move(got).error().context("wait at the gate"));
   const auto& m = got->message;
   if (m.kind == Kind::kAbort)
-    return std::unexpected(Error(Errc::kCancelled, fmt::format("the move was called off: {}", m.reason)).with_remedy(m.remedy));
+    return std::unexpected(
+        Error(Errc::kCancelled, fmt::format("the move was called off: {}", m.reason)).with_remedy(m.remedy));
   if (m.kind != wanted) return fail(Errc::kPeerProtocol, "transshipd sent the gate an order out of turn");
   if (wanted == Kind::kPrepare) {
     images_dir_ = m.images_dir;
@@ -151,9 +157,9 @@ Result<> GatedCreate::start_runc() {
   sys::Child::Options o;
   o.argv = restore_arguments(line_, images_dir_, work_dir_, runc_log_);
   o.argv.insert(o.argv.begin(), runc);
-  o.env = {fmt::format("PATH={}:{}", bin, variable("PATH", kDefaultPath)), fmt::format("{}={}", kRealCriuVariable, criu),
-           fmt::format("{}={}", kCriuSocketVariable, socket), fmt::format("{}={}", kImagesVariable, images_dir_),
-           fmt::format("{}={}", kWorkVariable, work_dir_)};
+  o.env = {fmt::format("PATH={}:{}", bin, variable("PATH", kDefaultPath)),
+           fmt::format("{}={}", kRealCriuVariable, criu), fmt::format("{}={}", kCriuSocketVariable, socket),
+           fmt::format("{}={}", kImagesVariable, images_dir_), fmt::format("{}={}", kWorkVariable, work_dir_)};
   if (bundle.has_own("cgroup")) o.env.push_back(fmt::format("{}=1", kCgroupNamespaceVariable));
   // Ours, or these, become the tasks' own where those were pipes on the source.
   TS_TRY_ASSIGN(auto streams, replace_missing_pipes(images_dir_ + "/descriptors.json", bundle.dir + "/output.log"));
@@ -182,14 +188,15 @@ std::optional<Error> GatedCreate::word_from_gate() {
 }
 
 Result<> GatedCreate::restore() {
-  return proxy_->restore(deadline_, gate_.poll_fd(), [this] { return word_from_gate(); },
-                         [this](const std::string& stage, pid_t pid) {
-                           Message m;
-                           m.kind = Kind::kStage;
-                           m.name = stage;
-                           m.pid = pid;
-                           (void)gate_.send(m);  // for the log only; a daemon that is gone shows at the next poll
-                         });
+  return proxy_->restore(
+      deadline_, gate_.poll_fd(), [this] { return word_from_gate(); },
+      [this](const std::string& stage, pid_t pid) {
+        Message m;
+        m.kind = Kind::kStage;
+        m.name = stage;
+        m.pid = pid;
+        (void)gate_.send(m);  // for the log only; a daemon that is gone shows at the next poll
+      });
 }
 
 Result<> GatedCreate::end_runc() {
@@ -292,9 +299,11 @@ Result<> gated_start(const CommandLine& line, const std::string& gate_dir) {
   auto file = gate_dir + "/" + kParkedFile;
   auto text = sys::read_file(file, 4096);
   if (!text)
-    return std::unexpected(Error(Errc::kRefused, fmt::format("container {} is being moved here and is not restored yet; "
-                                                             "not starting a fresh copy", line.id))
-                               .with_remedy("look at the move with `transship moves`"));
+    return std::unexpected(
+        Error(Errc::kRefused, fmt::format("container {} is being moved here and is not restored yet; "
+                                          "not starting a fresh copy",
+                                          line.id))
+            .with_remedy("look at the move with `transship moves`"));
   auto parts = split(trim(*text), ' ');
   TS_TRY_ASSIGN(auto pid, parse_u64(parts[0], "pid in " + file));
   auto started = sys::start_time(static_cast<pid_t>(pid));

@@ -15,14 +15,15 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxPacket = 256U << 10;
-constexpr std::array<std::string_view, 9> kKindNames = {"",        "waiting", "prepare", "prepared", "restore",
-                                                        "stage",   "parked",  "failed",  "abort"};
+constexpr std::array<std::string_view, 9> kKindNames = {"",      "waiting", "prepare", "prepared", "restore",
+                                                        "stage", "parked",  "failed",  "abort"};
 
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return fail(Errc::kInvalidArgument, "the socket path {} is longer than {} bytes", path, sizeof address.sun_path - 1);
+    return fail(Errc::kInvalidArgument, "the socket path {} is longer than {} bytes", path,
+                sizeof address.sun_path - 1);
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   return address;
 }
@@ -70,10 +71,11 @@ Result<Message> decode(std::string_view packet) {
     if (type == kKindNames.at(k)) m.kind = static_cast<Kind>(k);
   }
   m.version = int_of(j, "version");
-  if (m.kind == Kind::kInvalid) return fail(Errc::kPeerProtocol, "a message at the gate has the unknown type '{}'", type);
+  if (m.kind == Kind::kInvalid)
+    return fail(Errc::kPeerProtocol, "a message at the gate has the unknown type '{}'", type);
   if (m.version != kProtocolVersion)
-    return std::unexpected(Error(Errc::kPeerProtocol, fmt::format("the gate speaks version {}, this program {}", m.version,
-                                                                  kProtocolVersion))
+    return std::unexpected(Error(Errc::kPeerProtocol, fmt::format("the gate speaks version {}, this program {}",
+                                                                  m.version, kProtocolVersion))
                                .with_remedy("install transshipd and transship-runtime of the same version"));
   m.pid = int_of(j, "pid");
   m.id = text_of(j, "id");
@@ -106,7 +108,8 @@ Result<> send_packet(int socket, std::string_view data, const std::vector<int>& 
     c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
     std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
   }
-  if (retry_eintr([&] { return ::sendmsg(socket, &header, MSG_NOSIGNAL); }) < 0) return fail_errno(errno, "send a packet");
+  if (retry_eintr([&] { return ::sendmsg(socket, &header, MSG_NOSIGNAL); }) < 0)
+    return fail_errno(errno, "send a packet");
   return {};
 }
 
@@ -179,9 +182,8 @@ Result<Fd> listen_at(const std::string& path) {
 }
 
 Result<Fd> accept_one(int listener, Deadline deadline, const Cancel* cancel, int also_watch) {
-  std::array<pollfd, 3> p = {{{listener, POLLIN, 0},
-                              {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0},
-                              {also_watch, POLLIN, 0}}};
+  std::array<pollfd, 3> p = {
+      {{listener, POLLIN, 0}, {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0}, {also_watch, POLLIN, 0}}};
   while (true) {
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "wait for a connection");

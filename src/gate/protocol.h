@@ -1,5 +1,5 @@
-// What transshipd (which holds the gate) and transship-runtime (which waits at it) say to each other, on a SOCK_SEQPACKET
-// unix socket in the gate's directory: one JSON object per packet.
+// What transshipd (which holds the gate) and transship-runtime (which waits at it) say to each other, on a
+// SOCK_SEQPACKET unix socket in the gate's directory: one JSON object per packet.
 //
 //   runtime                                   daemon
 //   ── waiting (pid, id, bundle, args) ──────▶
@@ -42,13 +42,13 @@ enum class Kind { kInvalid = 0, kWaiting, kPrepare, kPrepared, kRestore, kStage,
 struct Message {
   Kind kind = Kind::kInvalid;
   int version = kProtocolVersion;
-  pid_t pid = 0;                       // waiting: the runtime itself; stage, parked: the container's first process
-  std::string id, bundle;              // waiting
-  std::vector<std::string> args;       // waiting
-  std::string images_dir, work_dir;    // prepare
-  std::string name;                    // stage
-  std::string cgroup;                  // parked
-  std::string reason, remedy;          // failed, abort
+  pid_t pid = 0;                     // waiting: the runtime itself; stage, parked: the container's first process
+  std::string id, bundle;            // waiting
+  std::vector<std::string> args;     // waiting
+  std::string images_dir, work_dir;  // prepare
+  std::string name;                  // stage
+  std::string cgroup;                // parked
+  std::string reason, remedy;        // failed, abort
 };
 
 std::string encode(const Message& message);

@@ -1,5 +1,5 @@
-// transship-runtime: an OCI runtime that is runc, except for containers that are being moved here. See protocol.h for what
-// happens then, and criu_role.h for its second role.
+// transship-runtime: an OCI runtime that is runc, except for containers that are being moved here. See protocol.h for
+// what happens then, and criu_role.h for its second role.
 #include <unistd.h>
 
 #include <cstring>
@@ -67,7 +67,8 @@ int run(int argc, char** argv) {
   } else if (line.verb == "start") {
     result = gated_start(line, dir);
   } else {
-    result = fail(Errc::kRefused, "container {} is being moved here; `{}` would make a second copy of it", line.id, line.verb);
+    result = fail(Errc::kRefused, "container {} is being moved here; `{}` would make a second copy of it", line.id,
+                  line.verb);
   }
   return result ? 0 : report(line, result.error());
 }

@@ -15,7 +15,8 @@ IpAddress IpAddress::v4(const std::array<uint8_t, 4>& bytes) {
 
 IpAddress IpAddress::v6(const std::array<uint8_t, 16>& bytes) {
   constexpr std::array<uint8_t, 12> kMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-  if (std::equal(kMapped.begin(), kMapped.end(), bytes.begin())) return v4({bytes[12], bytes[13], bytes[14], bytes[15]});
+  if (std::equal(kMapped.begin(), kMapped.end(), bytes.begin()))
+    return v4({bytes[12], bytes[13], bytes[14], bytes[15]});
   IpAddress a;
   a.family_ = AF_INET6;
   a.bytes_ = bytes;

@@ -26,14 +26,11 @@ class HookDriver final : public CutoverDriver {
   Result<> call(std::string_view event, const CutoverFacts& facts) {
     sys::Command c;
     c.argv = command_;
-    c.env = {fmt::format("TRANSSHIP_EVENT={}", event),
-             "TRANSSHIP_MOVE_ID=" + facts.move_id,
-             "TRANSSHIP_CONTAINER=" + facts.container,
-             "TRANSSHIP_ADDRESSES=" + join(facts.addresses, " "),
-             "TRANSSHIP_SOURCE=" + facts.source,
-             "TRANSSHIP_SOURCE_ADDRESS=" + facts.source_address,
-             "TRANSSHIP_DESTINATION=" + facts.destination,
-             "TRANSSHIP_DESTINATION_ADDRESS=" + facts.destination_address};
+    c.env = {
+        fmt::format("TRANSSHIP_EVENT={}", event),     "TRANSSHIP_MOVE_ID=" + facts.move_id,
+        "TRANSSHIP_CONTAINER=" + facts.container,     "TRANSSHIP_ADDRESSES=" + join(facts.addresses, " "),
+        "TRANSSHIP_SOURCE=" + facts.source,           "TRANSSHIP_SOURCE_ADDRESS=" + facts.source_address,
+        "TRANSSHIP_DESTINATION=" + facts.destination, "TRANSSHIP_DESTINATION_ADDRESS=" + facts.destination_address};
     c.deadline = Deadline::in(limit_);
     c.max_output = 64 << 10;
     if (auto r = sys::run_ok(c); !r) {
@@ -64,7 +61,8 @@ Result<> check_program(const std::string& program) {
 
 }  // namespace
 
-Result<std::unique_ptr<CutoverDriver>> make_cutover_driver(const std::vector<std::string>& command, milliseconds limit) {
+Result<std::unique_ptr<CutoverDriver>> make_cutover_driver(const std::vector<std::string>& command,
+                                                           milliseconds limit) {
   if (command.empty() || command[0].empty()) return std::make_unique<NoneDriver>();
   TS_TRY(check_program(command[0]));
   return std::make_unique<HookDriver>(command, limit);

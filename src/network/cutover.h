@@ -1,4 +1,5 @@
-// How traffic for a moved container gets to its new host. Drivers: "hook" runs the operator's command; "none" does nothing.
+// How traffic for a moved container gets to its new host. Drivers: "hook" runs the operator's command; "none" does
+// nothing.
 #pragma once
 #include <memory>
 #include <string>

@@ -21,8 +21,8 @@
 namespace transship::network {
 namespace {
 
-constexpr unsigned kDeviceQueue = 16'384;  // packets that wait in the device while our thread is not on a CPU
-constexpr size_t kPacketCost = 64;         // of keeping one, besides its bytes
+constexpr unsigned kDeviceQueue = 16'384;   // packets that wait in the device while our thread is not on a CPU
+constexpr size_t kPacketCost = 64;          // of keeping one, besides its bytes
 constexpr uint32_t kForwardMetric = 7'000;  // worse than the route into the hold, which has none
 constexpr milliseconds kFlushLimit(5'000);
 constexpr milliseconds kStragglers(50);  // packets that were on their way to the device when its route went
@@ -31,8 +31,10 @@ Result<> host_forwards(const IpAddress& a) {
   const char* path = a.is_v4() ? "/proc/sys/net/ipv4/ip_forward" : "/proc/sys/net/ipv6/conf/all/forwarding";
   TS_TRY_ASSIGN(auto value, sys::read_file(path, 64));
   if (trim(value) != "0") return {};
-  return std::unexpected(Error(Errc::kRefused, fmt::format("this host forwards no packets to {} ({} is 0)", a.text(), path))
-                             .with_remedy(fmt::format("sysctl -w {}=1", a.is_v4() ? "net.ipv4.ip_forward" : "net.ipv6.conf.all.forwarding")));
+  return std::unexpected(
+      Error(Errc::kRefused, fmt::format("this host forwards no packets to {} ({} is 0)", a.text(), path))
+          .with_remedy(
+              fmt::format("sysctl -w {}=1", a.is_v4() ? "net.ipv4.ip_forward" : "net.ipv6.conf.all.forwarding")));
 }
 
 // With strict source checks the kernel would drop what the container sends while the route to it leads into the hold.
@@ -66,7 +68,8 @@ class LooseSourceCheck {
 
  private:
   Result<> set(const std::string& value) const {
-    if (::pwrite(file_.get(), value.data(), value.size(), 0) < 0) return fail_errno(errno, "set rp_filter to {}", value);
+    if (::pwrite(file_.get(), value.data(), value.size(), 0) < 0)
+      return fail_errno(errno, "set rp_filter to {}", value);
     return {};
   }
   Fd file_;  // empty where the check is not strict
@@ -82,7 +85,11 @@ uint64_t microseconds_since(Clock::time_point t) {
 class TunHold final : public PacketHold {
  public:
   TunHold(Tun tun, Netlink netlink, RawSender sender, Fd wake, HoldOptions options)
-      : tun_(std::move(tun)), netlink_(std::move(netlink)), sender_(std::move(sender)), wake_(std::move(wake)), options_(options) {}
+      : tun_(std::move(tun)),
+        netlink_(std::move(netlink)),
+        sender_(std::move(sender)),
+        wake_(std::move(wake)),
+        options_(options) {}
 
   ~TunHold() override {
     {
@@ -136,7 +143,8 @@ class TunHold final : public PacketHold {
     TS_TRY_ASSIGN(IpAddress host, IpAddress::parse(destination_host));
     for (const auto& a : addresses_) {
       if (a.family() != host.family())
-        return fail(Errc::kInvalidArgument, "packets for {} cannot be sent on to {}: not the same IP version", a.text(), host.text());
+        return fail(Errc::kInvalidArgument, "packets for {} cannot be sent on to {}: not the same IP version", a.text(),
+                    host.text());
     }
     RouteAnswer way;
     {
@@ -169,7 +177,8 @@ class TunHold final : public PacketHold {
     state_ = State::kFlushing;
     pass_for_ = then_for;
     wake();
-    while (state_ == State::kFlushing && changed_.wait_until(mu_, started + kFlushLimit) != std::cv_status::timeout) continue;
+    while (state_ == State::kFlushing && changed_.wait_until(mu_, started + kFlushLimit) != std::cv_status::timeout)
+      continue;
     stats_.held_for_us = microseconds_since(began_);
     stats_.delivery_us = microseconds_since(started);
     if (state_ == State::kFlushing)
@@ -257,7 +266,8 @@ class TunHold final : public PacketHold {
 
   void remove_hold_routes_locked() REQUIRES(mu_) {
     for (const auto& a : addresses_) {
-      if (auto r = netlink_.remove_route({a, tun_index_, {}, 0}); !r) TS_LOG_WARN("packet hold: {}", r.error().message());
+      if (auto r = netlink_.remove_route({a, tun_index_, {}, 0}); !r)
+        TS_LOG_WARN("packet hold: {}", r.error().message());
     }
     source_check_.restore();
   }
@@ -273,7 +283,9 @@ class TunHold final : public PacketHold {
   void clean_up_locked() REQUIRES(mu_) {
     if (state_ != State::kPrepared) remove_routes_locked();
     if (auto r = remove_hold_table(tun_.name()); !r) TS_LOG_WARN("packet hold: {}", r.error().message());
-    { Tun gone = std::move(tun_); }
+    {
+      Tun gone = std::move(tun_);
+    }
     state_ = State::kDone;
     changed_.notify_all();
   }
@@ -307,7 +319,8 @@ class TunHold final : public PacketHold {
 
 }  // namespace
 
-Result<std::unique_ptr<PacketHold>> PacketHold::prepare(const std::vector<std::string>& addresses, const HoldOptions& options) {
+Result<std::unique_ptr<PacketHold>> PacketHold::prepare(const std::vector<std::string>& addresses,
+                                                        const HoldOptions& options) {
   std::vector<IpAddress> parsed;
   for (const auto& text : addresses) {
     TS_TRY_ASSIGN(IpAddress a, IpAddress::parse(text));
@@ -320,7 +333,8 @@ Result<std::unique_ptr<PacketHold>> PacketHold::prepare(const std::vector<std::s
   TS_TRY_ASSIGN(RawSender sender, RawSender::create());
   Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.valid()) return fail_errno(errno, "eventfd");
-  auto hold = std::make_unique<TunHold>(std::move(tun), std::move(netlink), std::move(sender), std::move(wake), options);
+  auto hold =
+      std::make_unique<TunHold>(std::move(tun), std::move(netlink), std::move(sender), std::move(wake), options);
   TS_TRY(hold->set_up(parsed));
   return hold;
 }

@@ -15,7 +15,7 @@
 namespace transship::network {
 
 struct HoldOptions {
-  size_t max_bytes = 64U << 20;      // kept at most; later ones are dropped and counted
+  size_t max_bytes = 64U << 20;             // kept at most; later ones are dropped and counted
   milliseconds grace = milliseconds(3000);  // how long late packets are forwarded after deliver_to
 };
 
@@ -25,7 +25,7 @@ struct HoldStats {
   uint64_t dropped_packets = 0;
   uint64_t failed_packets = 0;  // that the kernel refused on delivery
   uint64_t max_queued_bytes = 0;
-  uint64_t held_for_us = 0;      // begin to delivered
+  uint64_t held_for_us = 0;  // begin to delivered
   uint64_t delivery_us = 0;
 };
 
@@ -35,12 +35,14 @@ class PacketHold {
  public:
   // Early, off the frozen path. `addresses`: the container's, without prefix length. kRefused when the host does not
   // forward packets, or when an address is not reached through this host.
-  static Result<std::unique_ptr<PacketHold>> prepare(const std::vector<std::string>& addresses, const HoldOptions& options = {});
+  static Result<std::unique_ptr<PacketHold>> prepare(const std::vector<std::string>& addresses,
+                                                     const HoldOptions& options = {});
   virtual ~PacketHold() = default;
   // From its return on, packets that reach this host for the addresses are kept. Under a millisecond. Call it before
   // anything locks the container's network.
   virtual Result<> begin() = 0;
-  // Rollback: kept packets go to the container on this host, in order. Call it when the container's network is unlocked.
+  // Rollback: kept packets go to the container on this host, in order. Call it when the container's network is
+  // unlocked.
   virtual Result<> deliver_here() = 0;
   // Commit: kept packets, and late ones for `grace`, go to `destination_host` (its address). Call it after the cutover:
   // a router between the hosts must know the new place already, or the packets come back.

@@ -1,5 +1,5 @@
-// The real thing between namespaces: a client, a host with Podman's kind of rules, a container behind its bridge, and the
-// host the container moves to.
+// The real thing between namespaces: a client, a host with Podman's kind of rules, a container behind its bridge, and
+// the host the container moves to.
 //
 //   client 10.1.0.2 --- 10.1.0.1 host 10.88.0.1 --- 10.88.0.5 box
 //                                host 10.2.0.1  --- 10.2.0.2 other (answers for 10.88.0.5 after the move)
@@ -22,8 +22,8 @@
 namespace transship::network {
 namespace {
 
-using testing::Net;
 using ::testing::HasSubstr;
+using testing::Net;
 using ::testing::Not;
 
 constexpr uint16_t kPort = 7000;
@@ -66,7 +66,8 @@ void send_numbers(const Fd& s, uint32_t address, uint16_t port, uint32_t from, u
   auto to = at(address, port);
   for (uint32_t i = 0; i < count; ++i) {
     n.number = from + i;
-    ASSERT_EQ(::sendto(s.get(), &n, sizeof n, 0, reinterpret_cast<sockaddr*>(&to), sizeof to), static_cast<ssize_t>(sizeof n))
+    ASSERT_EQ(::sendto(s.get(), &n, sizeof n, 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(sizeof n))
         << errno_text(errno);
   }
 }
@@ -90,14 +91,19 @@ struct Hold : ::testing::Test {
     join(*other, "eth0", *host, "o0");
     (void)client->sh("ip addr add 10.1.0.2/24 dev eth0; ip route add default via 10.1.0.1");
     (void)box->sh("ip addr add 10.88.0.5/16 dev eth0; ip route add default via 10.88.0.1");
-    (void)other->sh("ip addr add 10.2.0.2/24 dev eth0; ip addr add 10.88.0.5/32 dev lo; ip route add default via 10.2.0.1; "
-                    "sysctl -qw net.ipv4.conf.all.rp_filter=0");
+    (void)other->sh(
+        "ip addr add 10.2.0.2/24 dev eth0; ip addr add 10.88.0.5/32 dev lo; ip route add default via 10.2.0.1; "
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0");
     (void)host->sh(
-        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=1; ip addr add 10.1.0.1/24 dev c0; ip addr add 10.2.0.1/24 dev o0; "
-        "ip link add br0 type bridge; ip link set b0 master br0; ip link set br0 up; ip addr add 10.88.0.1/16 dev br0; nft -f - <<'N'\n"
-        "table inet netavark { chain pre { type nat hook prerouting priority dstnat; ip daddr 10.1.0.1 udp dport 8000 dnat ip to 10.88.0.5:7000; "
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=1; ip addr add 10.1.0.1/24 dev c0; ip addr add "
+        "10.2.0.1/24 dev o0; "
+        "ip link add br0 type bridge; ip link set b0 master br0; ip link set br0 up; ip addr add 10.88.0.1/16 dev br0; "
+        "nft -f - <<'N'\n"
+        "table inet netavark { chain pre { type nat hook prerouting priority dstnat; ip daddr 10.1.0.1 udp dport 8000 "
+        "dnat ip to 10.88.0.5:7000; "
         "ip daddr 10.1.0.1 tcp dport 8000 dnat ip to 10.88.0.5:7000; }\n"
-        "chain post { type nat hook postrouting priority srcnat; ip saddr 10.88.0.0/16 ip daddr != 10.88.0.0/16 masquerade; }\n"
+        "chain post { type nat hook postrouting priority srcnat; ip saddr 10.88.0.0/16 ip daddr != 10.88.0.0/16 "
+        "masquerade; }\n"
         "chain forwarding { type filter hook forward priority filter; ct state invalid drop; "
         "ip daddr 10.88.0.0/16 ct state established,related accept; ip saddr 10.88.0.0/16 accept; }\n}\nN");
     for (const auto* n : {box.get(), client.get()}) (void)n->sh("sysctl -qw net.ipv4.tcp_rmem='4096 131072 67108864'");
@@ -109,7 +115,11 @@ struct Hold : ::testing::Test {
     EXPECT_EQ(state_of_host(), before) << "something stayed behind";
   }
   // Without link-local addresses, which come by themselves within the first second.
-  std::string state_of_host() const { return host->sh("ip -o link | cut -d: -f2; ip route show table all | grep -v fe80; ip rule; nft list tables; cat /proc/sys/net/ipv4/conf/br0/rp_filter"); }
+  std::string state_of_host() const {
+    return host->sh(
+        "ip -o link | cut -d: -f2; ip route show table all | grep -v fe80; ip rule; nft list tables; cat "
+        "/proc/sys/net/ipv4/conf/br0/rp_filter");
+  }
 
   void prepare(const HoldOptions& options = {}) {
     host->in([&] {
@@ -156,8 +166,9 @@ TEST_F(Hold, RollbackDeliversEverythingInOrder) {
   auto s = hold->stats();
   EXPECT_GE(s.held_packets, kHeld);
   EXPECT_EQ(s.dropped_packets + s.failed_packets, 0U);
-  std::printf("  begin %ld us, %lu packets delivered in %lu us (%.0f packets/s, %.0f Mbit/s)\n", static_cast<long>(begin_us),
-              static_cast<unsigned long>(s.held_packets), static_cast<unsigned long>(s.delivery_us),
+  std::printf("  begin %ld us, %lu packets delivered in %lu us (%.0f packets/s, %.0f Mbit/s)\n",
+              static_cast<long>(begin_us), static_cast<unsigned long>(s.held_packets),
+              static_cast<unsigned long>(s.delivery_us),
               static_cast<double>(s.held_packets) * 1e6 / static_cast<double>(s.delivery_us),
               static_cast<double>(s.held_bytes) * 8 / static_cast<double>(s.delivery_us));
   hold.reset();

@@ -74,7 +74,8 @@ std::string set_of(std::string_view name, std::string_view type, const std::vect
   std::vector<std::string> elements;
   for (const auto& c : connections)
     if (c.local.is_v4() == v4)
-      elements.push_back(fmt::format("{} . {} . {} . {}", c.local.text(), c.local_port, c.remote.text(), c.remote_port));
+      elements.push_back(
+          fmt::format("{} . {} . {} . {}", c.local.text(), c.local_port, c.remote.text(), c.remote_port));
   auto list = elements.empty() ? std::string() : fmt::format("elements = {{ {} }}\n", join(elements, ", "));
   return fmt::format("set {} {{ type {} . inet_service . {} . inet_service\n{} }}\n", name, type, type, list);
 }
@@ -100,7 +101,9 @@ Result<> run_nft(std::string script, std::string_view what) {
 }
 
 // A table that is not there cannot be deleted: it is added first, in the same transaction.
-std::string without_table(const std::string& table) { return fmt::format("table inet {0}\ndelete table inet {0}\n", table); }
+std::string without_table(const std::string& table) {
+  return fmt::format("table inet {0}\ndelete table inet {0}\n", table);
+}
 
 }  // namespace
 
@@ -116,12 +119,14 @@ Result<> install_moved_connections(const std::string& container_id, const std::v
   TS_TRY_ASSIGN(auto table, table_name(container_id));
   for (const auto& c : connections) {
     if (c.local.family() != c.remote.family())
-      return fail(Errc::kInvalidArgument, "connection {} to {} has addresses of two kinds", c.local.text(), c.remote.text());
+      return fail(Errc::kInvalidArgument, "connection {} to {} has addresses of two kinds", c.local.text(),
+                  c.remote.text());
   }
   auto script = without_table(table) + fmt::format("table inet {} {{\n", table) +
                 set_of("v4", "ipv4_addr", connections, true) + set_of("v6", "ipv6_addr", connections, false) +
                 chain_of("prerouting") + chain_of("output") + "}\n";
-  return run_nft(std::move(script), fmt::format("keep {} moved connections out of connection tracking", connections.size()));
+  return run_nft(std::move(script),
+                 fmt::format("keep {} moved connections out of connection tracking", connections.size()));
 }
 
 Result<> remove_moved_connections(const std::string& container_id) {

@@ -14,10 +14,10 @@
 namespace transship::network {
 namespace {
 
-using testing::Net;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::Net;
 
 struct ConnectedPair {
   Fd server, client, listener;
@@ -78,7 +78,8 @@ TEST_F(Namespaced, TableComesAndGoes) {
   const std::string id = "0123456789abcdef0123456789abcdef";
   std::vector<Connection> some;
   for (uint16_t i = 0; i < 2000; ++i) {
-    some.push_back({*IpAddress::parse("10.88.0.3"), 6379, *IpAddress::parse("10.1.0.2"), static_cast<uint16_t>(40'000 + i)});
+    some.push_back(
+        {*IpAddress::parse("10.88.0.3"), 6379, *IpAddress::parse("10.1.0.2"), static_cast<uint16_t>(40'000 + i)});
   }
   some.push_back({*IpAddress::parse("2001:db8::3"), 6379, *IpAddress::parse("2001:db8::9"), 50'000});
   host.in([&] {
@@ -106,12 +107,16 @@ TEST_F(Namespaced, RepliesOfAMovedConnectionPassPodmansRules) {
   (void)client.sh("ip addr add 10.1.0.2/24 dev eth0; ip route add default via 10.1.0.1");
   (void)box.sh("ip addr add 10.88.0.5/16 dev eth0; ip route add default via 10.88.0.1");
   (void)host.sh(
-      "sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0; ip addr add 10.1.0.1/24 dev c0; ip addr add 10.88.0.1/16 dev b0; nft -f - <<'N'\n"
-      "table inet netavark { chain post { type nat hook postrouting priority srcnat; ip saddr 10.88.0.0/16 ip daddr != 10.88.0.0/16 masquerade; }\n"
-      "chain forwarding { type filter hook forward priority filter; ct state invalid drop; ct state established,related accept; }\n}\nN");
+      "sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0; ip addr add 10.1.0.1/24 dev c0; ip "
+      "addr add 10.88.0.1/16 dev b0; nft -f - <<'N'\n"
+      "table inet netavark { chain post { type nat hook postrouting priority srcnat; ip saddr 10.88.0.0/16 ip daddr != "
+      "10.88.0.0/16 masquerade; }\n"
+      "chain forwarding { type filter hook forward priority filter; ct state invalid drop; ct state "
+      "established,related accept; }\n}\nN");
   // The connection is made while the host has no tracking of it: exactly what a moved one looks like.
-  (void)host.sh("nft add table inet before; nft add chain inet before pre '{ type filter hook prerouting priority raw; }'; "
-                "nft add rule inet before pre notrack");
+  (void)host.sh(
+      "nft add table inet before; nft add chain inet before pre '{ type filter hook prerouting priority raw; }'; "
+      "nft add rule inet before pre notrack");
   ConnectedPair p;
   box.in([&] {
     p.listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

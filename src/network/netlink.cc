@@ -58,7 +58,9 @@ Request<rtmsg> route_request(uint16_t type, uint16_t flags, const HostRoute& rou
   return r;
 }
 
-std::string describe(const HostRoute& r) { return fmt::format("route to {} through interface {}", r.to.text(), r.interface); }
+std::string describe(const HostRoute& r) {
+  return fmt::format("route to {} through interface {}", r.to.text(), r.interface);
+}
 
 // Attributes of an answer; nothing is read beyond `bytes`.
 template <class F>
@@ -103,7 +105,8 @@ Result<std::vector<uint8_t>> Netlink::ask(std::span<uint8_t> message, std::strin
   std::memcpy(message.data() + offsetof(nlmsghdr, nlmsg_seq), &sequence, sizeof sequence);
   sockaddr_nl kernel = {};
   kernel.nl_family = AF_NETLINK;
-  if (::sendto(socket_.get(), message.data(), message.size(), 0, reinterpret_cast<sockaddr*>(&kernel), sizeof kernel) < 0)
+  if (::sendto(socket_.get(), message.data(), message.size(), 0, reinterpret_cast<sockaddr*>(&kernel), sizeof kernel) <
+      0)
     return fail_errno(errno, "{}", what);
   std::vector<uint8_t> answer(32 << 10);
   while (true) {

@@ -14,7 +14,8 @@ Result<Fd> raw_socket(int family) {
   Fd s(::socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
   if (!s.valid()) return fail_errno(errno, "open a raw socket");
   uint32_t mark = RawSender::kHoldMark;
-  if (::setsockopt(s.get(), SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) return fail_errno(errno, "mark a raw socket");
+  if (::setsockopt(s.get(), SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0)
+    return fail_errno(errno, "mark a raw socket");
   int buffer = 8 << 20;
   (void)::setsockopt(s.get(), SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer);
   timeval limit = {.tv_sec = 1, .tv_usec = 0};

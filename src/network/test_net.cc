@@ -48,7 +48,8 @@ std::string Net::sh(const std::string& script) const {
 
 void join(const Net& a, const std::string& a_if, const Net& b, const std::string& b_if) {
   auto other = fmt::format("/proc/{}/fd/{}", ::getpid(), b.fd());
-  (void)a.sh(fmt::format("ip link add {} type veth peer name {}; ip link set {} netns {}; ip link set {} up", a_if, b_if, b_if, other, a_if));
+  (void)a.sh(fmt::format("ip link add {} type veth peer name {}; ip link set {} netns {}; ip link set {} up", a_if,
+                         b_if, b_if, other, a_if));
   (void)b.sh(fmt::format("ip link set {} up", b_if));
 }
 

@@ -17,7 +17,8 @@ struct Times {
   timespec mtime = {};
 };
 
-constexpr std::string_view kDiskFull = "free space where the destination's containers are stored, or give the move another host";
+constexpr std::string_view kDiskFull =
+    "free space where the destination's containers are stored, or give the move another host";
 
 std::unexpected<Error> hostile(std::string_view path, std::string_view why) {
   return fail(Errc::kPeerProtocol, "the source sent {}, which {}: refused", printable(path), why);
@@ -97,12 +98,12 @@ class RoundApplier {
     if (root && (!S_ISDIR(e.mode) || e.kind != Entry::Kind::kNode)) return hostile(e.path, "is not a directory");
     if (!root && !is_clean_path(e.path)) return hostile(e.path, "is no name below the root");
     if (e.path.size() > limits_.max_path) return hostile(e.path, "is too long a name");
-    if (e.kind == Entry::Kind::kHardLink && !is_clean_path(e.target)) return hostile(e.target, "is no name below the root");
+    if (e.kind == Entry::Kind::kHardLink && !is_clean_path(e.target))
+      return hostile(e.target, "is no name below the root");
     if (S_ISREG(e.mode) && (e.size < 0 || static_cast<uint64_t>(e.size) > limits_.max_file_size))
       return fail(Errc::kNoSpace, "its size of {} bytes is over the limit", e.size);
     bool device = S_ISBLK(e.mode) || (S_ISCHR(e.mode) && !is_whiteout(e.mode, e.rdev));
-    if (device && e.kind == Entry::Kind::kNode && !limits_.allow_devices)
-      return hostile(e.path, "is a device");
+    if (device && e.kind == Entry::Kind::kNode && !limits_.allow_devices) return hostile(e.path, "is a device");
     for (const auto& [name, value] : e.xattrs) TS_TRY(allowed_xattr(e, name));
     return {};
   }
@@ -228,8 +229,7 @@ class RoundApplier {
 
   static Result<> set_times(int dir, const std::string& name, const Times& t) {
     std::array<timespec, 2> times = {t.atime, t.mtime};
-    if (::utimensat(dir, name.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) != 0)
-      return fail_errno(errno, "set times");
+    if (::utimensat(dir, name.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) != 0) return fail_errno(errno, "set times");
     return {};
   }
 

@@ -1,5 +1,5 @@
-// The pax archives that rounds are made of: our entries in and out of libarchive, which does the format and nothing else
-// (no file is opened, made or changed by it).
+// The pax archives that rounds are made of: our entries in and out of libarchive, which does the format and nothing
+// else (no file is opened, made or changed by it).
 #pragma once
 #include <sys/stat.h>
 

@@ -1,4 +1,5 @@
-// Names below a directory that can never lead out of it: no symbolic link, no mount, no "..", whoever else writes there.
+// Names below a directory that can never lead out of it: no symbolic link, no mount, no "..", whoever else writes
+// there.
 #pragma once
 #include <sys/stat.h>
 

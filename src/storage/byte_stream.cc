@@ -8,10 +8,12 @@ namespace {
 constexpr int kBufferBytes = 4 << 20;
 }  // namespace
 
-// A pair of UNIX sockets and not a queue of ours: poll() waits for it together with the cancel signal, the kernel bounds it.
+// A pair of UNIX sockets and not a queue of ours: poll() waits for it together with the cancel signal, the kernel
+// bounds it.
 Result<std::unique_ptr<StreamPipe>> StreamPipe::create(const Cancel& cancel, milliseconds idle_limit) {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return fail_errno(errno, "socketpair");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
+    return fail_errno(errno, "socketpair");
   Fd in(ends[0]), out(ends[1]);
   // Without CAP_NET_ADMIN the system's default size stays, which works as well.
   (void)::setsockopt(in.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kBufferBytes, sizeof kBufferBytes);
@@ -28,7 +30,8 @@ Result<> StreamPipe::write(std::span<const std::byte> data) {
     if (n >= 0) {
       data = data.subspan(static_cast<size_t>(n));
     } else if (e == EAGAIN) {
-      TS_TRY(wait_writable(in_.get(), cancel_, Deadline::in(idle_limit_), "the receiving end of a file stream takes no data"));
+      TS_TRY(wait_writable(in_.get(), cancel_, Deadline::in(idle_limit_),
+                           "the receiving end of a file stream takes no data"));
     } else {
       MutexLock lock(mu_);
       if (for_writer_) return std::unexpected(*for_writer_);
@@ -49,7 +52,8 @@ Result<size_t> StreamPipe::read(std::span<std::byte> buffer) {
       return size_t{0};
     }
     if (e != EAGAIN) return fail_errno(e, "read from a file stream");
-    TS_TRY(wait_readable(out_.get(), cancel_, Deadline::in(idle_limit_), "the sending end of a file stream gives no data"));
+    TS_TRY(wait_readable(out_.get(), cancel_, Deadline::in(idle_limit_),
+                         "the sending end of a file stream gives no data"));
   }
 }
 

@@ -108,7 +108,8 @@ struct Hostile : ::testing::Test {
     auto stream = stream_of(entries);
     return apply_round(root.get(), stream, limits, never());
   }
-  void expect_refused(const std::vector<Entry>& entries, Errc code = Errc::kPeerProtocol, const ApplyLimits& limits = {}) {
+  void expect_refused(const std::vector<Entry>& entries, Errc code = Errc::kPeerProtocol,
+                      const ApplyLimits& limits = {}) {
     auto r = apply(entries, limits);
     ASSERT_FALSE(r);
     EXPECT_EQ(r.error().code(), code) << r.error().message();
@@ -209,12 +210,14 @@ TEST_F(Hostile, FlippedBytes) {
   e.size = 2000;
   e.xattrs["user.x"] = "value";
   e.extents = {{1000, 500}};
-  auto whole = stream_of({of_mode("dir", S_IFDIR | 0755), e, symlink_to("dir/l", "f"), hard_link("dir/h", "dir/f"), deleted("x")});
+  auto whole = stream_of(
+      {of_mode("dir", S_IFDIR | 0755), e, symlink_to("dir/l", "f"), hard_link("dir/h", "dir/f"), deleted("x")});
   std::mt19937 random(20'261'122);
   size_t refused = 0;
   for (int i = 0; i < 3000; ++i) {
     auto bad = whole;
-    for (int flips = 1 + i % 4; flips > 0; --flips) bad.bytes[random() % bad.bytes.size()] = static_cast<std::byte>(random());
+    for (int flips = 1 + i % 4; flips > 0; --flips)
+      bad.bytes[random() % bad.bytes.size()] = static_cast<std::byte>(random());
     refused += apply_round(root.get(), bad, {.max_file_size = 1 << 20}, never()) ? 0 : 1;
   }
   EXPECT_GT(refused, 1000U);

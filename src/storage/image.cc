@@ -24,7 +24,8 @@ Result<std::string> bare_id(std::string_view id) {
 
 // "sha256:<64 hex>" -> the name of the blob's file: never anything with a path in it.
 Result<std::string> blob_file(const std::string& digest) {
-  if (!digest.starts_with("sha256:")) return fail(Errc::kCorrupt, "image manifest: digest \"{}\" is not sha256", digest.substr(0, 80));
+  if (!digest.starts_with("sha256:"))
+    return fail(Errc::kCorrupt, "image manifest: digest \"{}\" is not sha256", digest.substr(0, 80));
   return bare_id(digest);
 }
 
@@ -77,7 +78,8 @@ Result<> read_layout(ExportedImage& image) {
   TS_TRY_ASSIGN(json manifest, document(image.directory + "/manifest.json"));
   TS_TRY_ASSIGN(ImageBlob config, blob_of(at_path(manifest, {"config"}), ""));
   if (config.file != image.image_id)
-    return fail(Errc::kCorrupt, "export image {}: skopeo gave {}", image.image_id.substr(0, 12), config.file.substr(0, 12));
+    return fail(Errc::kCorrupt, "export image {}: skopeo gave {}", image.image_id.substr(0, 12),
+                config.file.substr(0, 12));
   TS_TRY_ASSIGN(json details, document(image.directory + "/" + config.file));
   TS_TRY_ASSIGN(image.diff_ids, texts(at_path(details, {"rootfs", "diff_ids"}), "the image's list of layers"));
   const auto& layers = at_path(manifest, {"layers"});
@@ -93,7 +95,8 @@ Result<> read_layout(ExportedImage& image) {
 }
 
 std::string in_store(const ImageStore& store, const std::string& reference, const std::string& image_id) {
-  if (reference.empty() || reference.find('@') != std::string::npos) return "containers-storage:" + store.location + "@" + image_id;
+  if (reference.empty() || reference.find('@') != std::string::npos)
+    return "containers-storage:" + store.location + "@" + image_id;
   return "containers-storage:" + store.location + reference;
 }
 
@@ -121,7 +124,8 @@ Result<ExportedImage> export_image(const ImageStore& store, const std::string& i
   image.directory = directory;
   TS_TRY_ASSIGN(image.image_id, bare_id(image_id));
   TS_TRY(sys::make_dirs(directory));
-  std::vector<std::string> argv = {store.skopeo, "copy", "--quiet", in_store(store, "", image.image_id), "dir:" + directory};
+  std::vector<std::string> argv = {store.skopeo, "copy", "--quiet", in_store(store, "", image.image_id),
+                                   "dir:" + directory};
   TS_TRY_CTX(run(std::move(argv), deadline, cancel), "export image " + image.image_id.substr(0, 12));
   TS_TRY(read_layout(image));
   return image;
@@ -155,7 +159,8 @@ Result<> import_image(const ImageStore& store, const std::string& directory, con
   TS_TRY_ASSIGN(json manifest, document(directory + "/manifest.json"));
   TS_TRY_ASSIGN(ImageBlob config, blob_of(at_path(manifest, {"config"}), ""));
   if (config.file != id)
-    return fail(Errc::kCorrupt, "import image {}: the source sent {} instead", id.substr(0, 12), config.file.substr(0, 12));
+    return fail(Errc::kCorrupt, "import image {}: the source sent {} instead", id.substr(0, 12),
+                config.file.substr(0, 12));
   auto what = "import image " + id.substr(0, 12);
   std::vector<std::string> argv = {store.skopeo, "copy", "--quiet", "dir:" + directory, in_store(store, reference, id)};
   TS_TRY_CTX(run(std::move(argv), deadline, cancel), what);

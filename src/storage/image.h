@@ -9,8 +9,8 @@
 
 namespace transship::storage {
 
-// Which containers-storage: empty `location` is the host's own; else skopeo's "[driver@graphroot+runroot]", and `podman`
-// has the options that say the same.
+// Which containers-storage: empty `location` is the host's own; else skopeo's "[driver@graphroot+runroot]", and
+// `podman` has the options that say the same.
 struct ImageStore {
   std::string skopeo = "skopeo";
   std::vector<std::string> podman = {"podman"};
@@ -26,7 +26,7 @@ struct ImageBlob {
 // A directory in skopeo's `dir:` layout.
 struct ExportedImage {
   std::string directory;
-  std::string image_id;  // bare hex
+  std::string image_id;                  // bare hex
   std::vector<std::string> diff_ids;     // lowest first
   std::vector<ImageBlob> blobs;          // layers (lowest first) and configuration
   std::vector<std::string> small_files;  // "manifest.json", "version": always travel
@@ -42,8 +42,9 @@ Result<ExportedImage> export_image(const ImageStore& store, const std::string& i
 Result<std::vector<std::string>> present_layers(const ImageStore& store, Deadline deadline, const Cancel& cancel);
 
 // `directory` as received, blobs of present layers left out. The image gets the name `reference` ("name:tag"; empty, or
-// with a digest in it: no name, the image is known by its id). kCorrupt when what came out is not `image_id`. The manifest
-// digest may differ from the registry's (layers travel uncompressed), which is why a name with a digest cannot be given.
+// with a digest in it: no name, the image is known by its id). kCorrupt when what came out is not `image_id`. The
+// manifest digest may differ from the registry's (layers travel uncompressed), which is why a name with a digest cannot
+// be given.
 Result<> import_image(const ImageStore& store, const std::string& directory, const std::string& reference,
                       const std::string& image_id, Deadline deadline, const Cancel& cancel);
 

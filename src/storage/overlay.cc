@@ -73,7 +73,8 @@ Result<> collect(pid_t pid, int upper_fd, SharedMappings& out) {
     }
     if (found && S_ISREG(st.st_mode)) out.inodes.insert(st.st_ino);
     bool ours = m.writable && device_of(fmt::format("/proc/{}/map_files/{}", pid, m.range)) == root_device;
-    if (!found && ours && !path.ends_with(kDeletedMark)) out.unresolved.push_back(fmt::format("{}: {}", pid, printable(path)));
+    if (!found && ours && !path.ends_with(kDeletedMark))
+      out.unresolved.push_back(fmt::format("{}: {}", pid, printable(path)));
   }
   return {};
 }

@@ -63,7 +63,8 @@ class Scanner {
   Result<Scan> run() {
     struct stat st = {};
     int64_t now = wall_clock_ns();
-    if (::fstatat(root_fd_, "", &st, AT_EMPTY_PATH) != 0) return fail_errno(errno, "read attributes of the root directory");
+    if (::fstatat(root_fd_, "", &st, AT_EMPTY_PATH) != 0)
+      return fail_errno(errno, "read attributes of the root directory");
     Node root;
     set_attributes(root, st, now);
     scan_.nodes_.push_back(root);
@@ -93,7 +94,8 @@ class Scanner {
     }
     TS_TRY_ASSIGN(auto found, list(std::move(*dir), index));
     std::ranges::sort(found, {}, &Found::name);
-    if (scan_.nodes_.size() + found.size() > UINT32_MAX) return fail(Errc::kRefused, "the tree has over 4 billion names");
+    if (scan_.nodes_.size() + found.size() > UINT32_MAX)
+      return fail(Errc::kRefused, "the tree has over 4 billion names");
     scan_.nodes_[index].first_child = static_cast<uint32_t>(scan_.nodes_.size());
     scan_.nodes_[index].child_count = static_cast<uint32_t>(found.size());
     for (const auto& f : found) add(f, index);

@@ -83,7 +83,8 @@ class RoundSender {
   }
 
  private:
-  // A name that is gone or was replaced stays in the scan as unsettled: the next round deletes it or sends what is there.
+  // A name that is gone or was replaced stays in the scan as unsettled: the next round deletes it or sends what is
+  // there.
   Result<> send(uint32_t index) {
     Node& node = scan_.nodes_[index];
     auto name = index == 0 ? std::string(".") : std::string(scan_.name(index));
@@ -106,7 +107,8 @@ class RoundSender {
 
   Result<> vanished(Node& node, uint32_t index) {
     if (options_.must_be_still)
-      return fail(Errc::kUnavailable, "{} changed while the container stood still: another process of this host writes there",
+      return fail(Errc::kUnavailable,
+                  "{} changed while the container stood still: another process of this host writes there",
                   printable(scan_.path(index)));
     node.unsettled = true;
     return {};
@@ -260,8 +262,8 @@ class RoundSender {
   RoundStats stats_;
 };
 
-Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options, const Cancel& cancel,
-                        RoundStats* stats) {
+Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options,
+                        const Cancel& cancel, RoundStats* stats) {
   TS_TRY_ASSIGN(Scan scan, scan_tree(root_fd, cancel));
   auto diff = diff_scans(previous, scan, options.always_resend);
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));

@@ -39,8 +39,8 @@ std::vector<std::string> make_nasty_tree(const std::string& root);
 // A round through a pipe with both ends at work.
 Result<Scan> move_round(int from_fd, const TempDir& to, const Scan* previous, const RoundOptions& options = {},
                         RoundStats* stats = nullptr, const ApplyLimits& limits = {.allow_devices = true});
-inline Result<Scan> move_round(const TempDir& from, const TempDir& to, const Scan* previous, const RoundOptions& options = {},
-                               RoundStats* stats = nullptr) {
+inline Result<Scan> move_round(const TempDir& from, const TempDir& to, const Scan* previous,
+                               const RoundOptions& options = {}, RoundStats* stats = nullptr) {
   return move_round(from.fd(), to, previous, options, stats);
 }
 

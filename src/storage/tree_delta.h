@@ -3,8 +3,8 @@
 // One round is one pax archive (names and values as raw bytes) on one Writer; its last entry says how much came before,
 // so that a stream that was cut is noticed. Carried: numeric owner, mode, access and modification time in ns, every
 // extended attribute (capabilities, POSIX ACLs, overlay's opaque and redirect), hard links, symbolic links, holes,
-// devices, overlay whiteouts (character device 0:0), FIFOs, unix sockets, names of any bytes. Not carried: SELinux labels
-// (the destination's engine sets its own), overlay's own bookkeeping (origin, impure, uuid, nlink), inode flags.
+// devices, overlay whiteouts (character device 0:0), FIFOs, unix sockets, names of any bytes. Not carried: SELinux
+// labels (the destination's engine sets its own), overlay's own bookkeeping (origin, impure, uuid, nlink), inode flags.
 #pragma once
 #include <sys/types.h>
 
@@ -32,7 +32,7 @@ struct RoundOptions {
 };
 
 struct RoundStats {
-  uint64_t entries = 0;     // names sent with their attributes
+  uint64_t entries = 0;  // names sent with their attributes
   uint64_t deletions = 0;
   uint64_t data_bytes = 0;  // file contents
   uint64_t unsettled = 0;   // changed while they were read, or just before: the next round sends them again
@@ -40,12 +40,12 @@ struct RoundStats {
 
 // Sends everything (`previous` null) or what is different from `previous`; the result is the `previous` of the next
 // round. Files may change meanwhile. Errors: kKernelFeatureMissing (a metacopy file), kCancelled, whatever `out` says.
-Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options, const Cancel& cancel,
-                        RoundStats* stats = nullptr);
+Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options,
+                        const Cancel& cancel, RoundStats* stats = nullptr);
 
 // The sender is pinned but may have been broken into: nothing outside the root is touched, whatever the stream says.
 struct ApplyLimits {
-  uint64_t max_bytes = 1ULL << 40;      // written to disk in this round
+  uint64_t max_bytes = 1ULL << 40;       // written to disk in this round
   uint64_t max_file_size = 16ULL << 40;  // holes included
   uint64_t max_entries = 20'000'000;
   size_t max_path = 32'768;
@@ -63,7 +63,8 @@ struct ApplyStats {
 // Reads `in` to its end and makes the tree below `root_fd` the sender's. Names that the sender never mentioned stay.
 // On error the tree is in between: remove it, or apply a whole round. Errors: kPeerProtocol (broken, cut or hostile
 // stream), kNoSpace (disk full; also a limit of `limits`), kCancelled.
-Result<> apply_round(int root_fd, Reader& in, const ApplyLimits& limits, const Cancel& cancel, ApplyStats* stats = nullptr);
+Result<> apply_round(int root_fd, Reader& in, const ApplyLimits& limits, const Cancel& cancel,
+                     ApplyStats* stats = nullptr);
 
 // Files below `upper_fd` that a process of `pids` has mapped shared: writes through a mapping need not change a time.
 struct SharedMappings {
@@ -75,7 +76,8 @@ struct SharedMappings {
 Result<SharedMappings> shared_writable_inodes(const std::vector<pid_t>& pids, int upper_fd);
 
 // Overlay keeps names it has looked up: after changing the upper directory of a mounted overlay (the last round, while
-// the engine has it mounted already) this makes it look again. `mount_path` is where it is mounted, in this mount namespace.
+// the engine has it mounted already) this makes it look again. `mount_path` is where it is mounted, in this mount
+// namespace.
 Result<> refresh_overlay(const std::string& mount_path);
 
 }  // namespace transship::storage

@@ -2,8 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -32,7 +32,9 @@ std::string read_text(const std::string& path) {
   return text;
 }
 
-void expect_same(const TempDir& from, const TempDir& to) { EXPECT_THAT(describe(to.path()), ElementsAreArray(describe(from.path()))); }
+void expect_same(const TempDir& from, const TempDir& to) {
+  EXPECT_THAT(describe(to.path()), ElementsAreArray(describe(from.path())));
+}
 
 TEST(TreeDelta, ANastyTreeArrivesAsItIs) {
   TempDir from, to;
@@ -145,11 +147,12 @@ TEST(TreeDelta, AFileThatIsWrittenWhileItIsReadDoesNotBreakTheStream) {
   expect_same(from, to);
 }
 
-// A process inside an overlay of its own, as in a container, with "/mapped" mapped shared. Every byte on `commands` makes it
-// write through the mapping once more.
+// A process inside an overlay of its own, as in a container, with "/mapped" mapped shared. Every byte on `commands`
+// makes it write through the mapping once more.
 class MappingProcess {
  public:
-  explicit MappingProcess(const std::string& merged) : commands_(std::move(*make_pipe())), answers_(std::move(*make_pipe())) {
+  explicit MappingProcess(const std::string& merged)
+      : commands_(std::move(*make_pipe())), answers_(std::move(*make_pipe())) {
     pid_ = ::fork();
     if (pid_ == 0) inside(merged.c_str());
     answers_.write.reset();
@@ -186,7 +189,8 @@ class MappingProcess {
 
 TEST(TreeDelta, WritesThroughAMappingAreFoundAndSent) {
   TempDir base, to;
-  if (::mount("tmpfs", base.path().c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "mount: " << errno_text(errno);
+  if (::mount("tmpfs", base.path().c_str(), "tmpfs", 0, "size=16m") != 0)
+    GTEST_SKIP() << "mount: " << errno_text(errno);
   for (const char* d : {"lower", "upper", "work", "merged"}) fs::create_directory(base / d);
   write_text(base / "lower/mapped", std::string(4096, 'a'));
   auto options = fmt::format("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", base.path());
@@ -314,7 +318,8 @@ TEST(TreeDelta, CancelEndsARound) {
 
 TEST(Overlay, ChangesBelowAMountedOverlayShowAfterRefresh) {
   TempDir base, from;
-  if (::mount("tmpfs", base.path().c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "mount: " << errno_text(errno);
+  if (::mount("tmpfs", base.path().c_str(), "tmpfs", 0, "size=16m") != 0)
+    GTEST_SKIP() << "mount: " << errno_text(errno);
   for (const char* d : {"lower", "upper", "work", "merged"}) fs::create_directory(base / d);
   write_text(base / "lower/passwd", "old");
   write_text(base / "lower/gone", "old");

@@ -11,7 +11,7 @@ namespace transship::storage {
 namespace {
 
 constexpr std::array<std::string_view, 7> kStay = {
-    "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid",   "trusted.overlay.nlink",
+    "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid", "trusted.overlay.nlink",
     "trusted.overlay.upper",  "trusted.overlay.index",  "security.selinux"};
 
 bool no_xattrs_here(int e) { return e == EOPNOTSUPP || e == ENOSYS; }
@@ -70,8 +70,8 @@ Result<> replace_xattrs(const std::string& path, const Xattrs& wanted) {
     if (::lsetxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0) == 0) continue;
     auto error = fail_errno(errno, "set extended attribute {}", name);
     if (no_xattrs_here(error.error().sys_errno()))
-      return std::unexpected(std::move(error.error())
-                                 .with_remedy("put the container storage on a file system with extended attributes"));
+      return std::unexpected(
+          std::move(error.error()).with_remedy("put the container storage on a file system with extended attributes"));
     return error;
   }
   return {};

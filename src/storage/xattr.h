@@ -15,7 +15,8 @@ Result<Xattrs> read_xattrs(const std::string& path);
 // Afterwards `path` has exactly these, among those that travel.
 Result<> replace_xattrs(const std::string& path, const Xattrs& wanted);
 
-// Not overlay's bookkeeping, which is about inodes of one host; not the SELinux label, which the destination's engine sets.
+// Not overlay's bookkeeping, which is about inodes of one host; not the SELinux label, which the destination's engine
+// sets.
 bool xattr_travels(std::string_view name);
 
 constexpr std::string_view kMetacopy = "trusted.overlay.metacopy";

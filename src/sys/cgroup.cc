@@ -56,8 +56,7 @@ Result<> Cgroup::set_frozen(bool wanted, Deadline deadline) const {
     TS_TRY(read_some(events.get(), buffer));
     TS_TRY_ASSIGN(bool now, frozen());
     if (now == wanted) return {};
-    if (deadline.passed())
-      return fail(Errc::kTimeout, "{} {}: not there in time", wanted ? "freeze" : "thaw", path_);
+    if (deadline.passed()) return fail(Errc::kTimeout, "{} {}: not there in time", wanted ? "freeze" : "thaw", path_);
     pollfd p{events.get(), POLLPRI, 0};
     // Capped: a notification can come between our read and the poll.
     (void)::poll(&p, 1, static_cast<int>(std::min<long>(deadline.remaining().count(), 5)));
@@ -80,7 +79,8 @@ Result<std::vector<pid_t>> Cgroup::processes() const {
     return {};
   };
   TS_TRY(read_one(path_));
-  for (auto it = std::filesystem::recursive_directory_iterator(path_, error); !error && it != end(it); it.increment(error)) {
+  for (auto it = std::filesystem::recursive_directory_iterator(path_, error); !error && it != end(it);
+       it.increment(error)) {
     if (it->is_directory(error)) TS_TRY(read_one(it->path().string()));
   }
   return pids;

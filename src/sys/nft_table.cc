@@ -163,13 +163,14 @@ Result<> NftSocket::transact(const std::string& messages, uint32_t last_sequence
     char buffer[8192];
     auto got = retry_eintr([&] { return ::recv(socket_.get(), buffer, sizeof buffer, 0); });
     if (got < 0) return fail_errno(errno == EAGAIN ? ETIMEDOUT : errno, "wait for nf_tables");
-    for_each_message(std::span(buffer, static_cast<size_t>(got)), [&](const nlmsghdr& h, std::span<const char> payload) {
-      if (h.nlmsg_type != NLMSG_ERROR) return;
-      int e = error_of(payload);
-      if (e != 0 && first_error == 0) first_error = e;
-      // An error about the batch as a whole comes with the sequence number of its first message.
-      done = done || h.nlmsg_seq == last_sequence || e != 0;
-    });
+    for_each_message(std::span(buffer, static_cast<size_t>(got)),
+                     [&](const nlmsghdr& h, std::span<const char> payload) {
+                       if (h.nlmsg_type != NLMSG_ERROR) return;
+                       int e = error_of(payload);
+                       if (e != 0 && first_error == 0) first_error = e;
+                       // An error about the batch as a whole comes with the sequence number of its first message.
+                       done = done || h.nlmsg_seq == last_sequence || e != 0;
+                     });
   }
   if (first_error != 0) return fail_errno(first_error, "change nf_tables");
   return {};
@@ -215,14 +216,15 @@ Result<std::vector<std::string>> NftSocket::tables() {
     char buffer[32768];
     auto got = retry_eintr([&] { return ::recv(socket_.get(), buffer, sizeof buffer, 0); });
     if (got < 0) return fail_errno(errno == EAGAIN ? ETIMEDOUT : errno, "list the nf_tables tables");
-    for_each_message(std::span(buffer, static_cast<size_t>(got)), [&](const nlmsghdr& h, std::span<const char> payload) {
-      if (h.nlmsg_type == NLMSG_DONE) done = true;
-      if (h.nlmsg_type == NLMSG_ERROR) {
-        error = error_of(payload);
-        done = true;
-      }
-      if (h.nlmsg_type == nft_type(NFT_MSG_NEWTABLE)) names.push_back(table_name(payload));
-    });
+    for_each_message(std::span(buffer, static_cast<size_t>(got)),
+                     [&](const nlmsghdr& h, std::span<const char> payload) {
+                       if (h.nlmsg_type == NLMSG_DONE) done = true;
+                       if (h.nlmsg_type == NLMSG_ERROR) {
+                         error = error_of(payload);
+                         done = true;
+                       }
+                       if (h.nlmsg_type == nft_type(NFT_MSG_NEWTABLE)) names.push_back(table_name(payload));
+                     });
   }
   if (error != 0) return fail_errno(error, "list the nf_tables tables");
   return names;

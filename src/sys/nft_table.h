@@ -14,8 +14,8 @@ namespace transship::sys {
 
 class NftSocket {
  public:
-  // A socket in the network namespace of `pid` (0: our own). It belongs to that namespace for as long as it lives, wherever
-  // it is handed to.
+  // A socket in the network namespace of `pid` (0: our own). It belongs to that namespace for as long as it lives,
+  // wherever it is handed to.
   static Result<NftSocket> open_in_netns_of(pid_t pid);
   static NftSocket adopt(Fd socket) { return NftSocket(std::move(socket)); }
   // A table of family inet whose base chains drop all that comes in, goes out or passes through. Replaces nothing:

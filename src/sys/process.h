@@ -14,10 +14,10 @@ namespace transship::sys {
 
 struct Command {
   std::vector<std::string> argv = {};  // argv[0] is looked up in PATH
-  std::string input = {};           // written to its stdin; stdin is /dev/null when empty
-  std::vector<std::string> env = {};  // "NAME=value", in place of ours or added
+  std::string input = {};              // written to its stdin; stdin is /dev/null when empty
+  std::vector<std::string> env = {};   // "NAME=value", in place of ours or added
   Deadline deadline = Deadline::in(milliseconds(30'000));
-  size_t max_output = 4U << 20;   // of stdout and of stderr each; more is read and dropped
+  size_t max_output = 4U << 20;  // of stdout and of stderr each; more is read and dropped
 };
 
 struct CommandResult {
