@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
-from labkit import cgroup, state  # noqa: E402
+from labkit import cgroup, deploy, state  # noqa: E402
 from labkit.api import Lab  # noqa: E402
 
 PREFIX = "test-"  # then the pid of the test run
@@ -45,3 +45,13 @@ def fresh_lab():
     lab = Lab(f"{PREFIX}{os.getpid()}-fresh")
     yield lab
     lab.down()
+
+
+@pytest.fixture(scope="session")
+def moving_lab(lab):
+    """The lab with the daemon running on every cloud, and every cloud every other one's peer."""
+    if not deploy.programs_exist():
+        pytest.fail(f"{deploy.DEFAULT_BUILD} has no programs: ./dev build first")
+    if not deploy.daemon_pid(lab.host("aws").record):
+        lab.deploy()
+    return lab
