@@ -1,10 +1,10 @@
 #include "criu/rpc.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 
 #include <array>
+#include <csignal>
 
 #include "sys/file.h"
 
@@ -52,7 +52,7 @@ Result<rpc::Response> Worker::receive(Deadline deadline, const Cancel* cancel) {
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "wait for CRIU");
     if (n > 0 && p[0].revents != 0) break;
-    if (n > 0 && p[1].revents != 0) TS_TRY(cancel->check());
+    if (n > 0 && cancel != nullptr && p[1].revents != 0) TS_TRY(cancel->check());
     if (deadline.passed()) return fail(Errc::kTimeout, "CRIU (pid {}) gave no answer in time", child_.pid());
   }
   std::string packet(kMaxPacket, '\0');

@@ -1,11 +1,11 @@
 #include "gate/criu_proxy.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <array>
+#include <csignal>
 #include <filesystem>
 
 #include "base/text.h"
@@ -132,6 +132,7 @@ Result<bool> CriuProxy::step(Deadline deadline, int stop, const std::function<st
   rpc::Response response;
   if (!response.ParseFromString(packet.data)) return fail(Errc::kPeerProtocol, "CRIU sent an answer that is not one");
   std::vector<int> fds;
+  fds.reserve(packet.fds.size());
   for (const auto& fd : packet.fds) fds.push_back(fd.get());
   TS_TRY_CTX(send_packet(sockets_.runc.get(), packet.data, fds), "pass CRIU's word on to runc");
   if (response.type() != rpc::NOTIFY) {

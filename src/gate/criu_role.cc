@@ -22,7 +22,7 @@ constexpr int kExitFailure = 1;
 constexpr std::array<unsigned char, 2> kRestorePrefix = {0x08, 0x02};
 
 const char* variable(const char* name) {
-  const char* value = std::getenv(name);
+  const char* value = ::secure_getenv(name);
   return value != nullptr ? value : "";
 }
 
@@ -81,7 +81,7 @@ int run_as_criu(int argc, char** argv) {
     }
   }
   ::execv(real, argv);
-  fmt::print(stderr, "transship-runtime: start {}: {}\n", real, std::strerror(errno));
+  fmt::print(stderr, "transship-runtime: start {}: {}\n", real, errno_text(errno));
   return kExitFailure;
 }
 

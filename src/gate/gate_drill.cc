@@ -29,7 +29,7 @@ using Options = std::map<std::string, std::string>;
 
 constexpr milliseconds kStep{60'000};
 
-void say(json line) { std::cout << line.dump() << std::endl; }
+void say(const json& line) { std::cout << line.dump() << "\n" << std::flush; }
 
 int failed(const char* step, const Error& error) {
   say({{"step", step}, {"error", error.message()}, {"remedy", error.remedy()}, {"code", errc_name(error.code())}});
@@ -86,7 +86,7 @@ int end_parked(gate::Parked& parked, const std::string& word) {
 
 int drill_gate(const Options& o, const Cancel& cancel) {
   gate::GateOptions options;
-  if (const char* dir = std::getenv(gate::kGatesDirVariable)) options.gates_dir = dir;
+  if (const char* dir = ::secure_getenv(gate::kGatesDirVariable)) options.gates_dir = dir;
   if (o.contains("hold")) options.hold = milliseconds(std::stol(o.at("hold")));
   auto gate = gate::Gate::arm(o.at("id"), options);
   if (!gate) return failed("arm", gate.error());
@@ -129,7 +129,7 @@ int drill_adopt(const Options& o) {
 }
 
 int drill_clean() {
-  const char* dir = std::getenv(gate::kGatesDirVariable);
+  const char* dir = ::secure_getenv(gate::kGatesDirVariable);
   auto n = gate::remove_stale_gates(dir != nullptr ? dir : gate::kDefaultGatesDir);
   if (!n) return failed("clean", n.error());
   say({{"step", "clean"}, {"removed", *n}});

@@ -55,7 +55,8 @@ class GateTest : public testing::Test {
  protected:
   void SetUp() override {
     char name[] = "/tmp/ts-gate-XXXXXX";
-    options_.gates_dir = ::mkdtemp(name);
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    options_.gates_dir = name;
     cancel_ = *Cancel::create();
   }
   void TearDown() override {
@@ -177,7 +178,8 @@ TEST_F(GateTest, StaleGatesGoAtTheStartOfTheDaemon) {
 
 TEST(CriuLeftovers, OnlyNewEmptyOnesGo) {
   char name[] = "/tmp/ts-left-XXXXXX";
-  std::string tmp = ::mkdtemp(name);
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  std::string tmp = name;
   for (const char* d : {"/.criu.mntns.old111", "/.criu.mntns.new111", "/.criu.mntns.full11", "/other"})
     std::filesystem::create_directory(tmp + d);
   std::filesystem::create_directory(tmp + "/.criu.mntns.full11/x");

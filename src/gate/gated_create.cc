@@ -35,13 +35,13 @@ constexpr std::array<std::string_view, 5> kRuncPlaces = {"/usr/bin/runc", "/usr/
 constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 std::string variable(const char* name, const char* otherwise) {
-  const char* value = std::getenv(name);
+  const char* value = ::secure_getenv(name);
   return value != nullptr && *value != '\0' ? value : otherwise;
 }
 
 Result<std::string> find_program(const std::string& name) {
   for (const auto& dir : split(variable("PATH", kDefaultPath), ':')) {
-    auto path = dir + "/" + name;
+    auto path = fmt::format("{}/{}", dir, name);
     if (!dir.empty() && ::access(path.c_str(), X_OK) == 0) return path;
   }
   return fail(Errc::kNotFound, "there is no program {} in PATH", name);

@@ -160,7 +160,7 @@ Result<Received> Channel::receive(Deadline deadline, const Cancel* cancel) {
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "wait at the gate");
     if (n > 0 && p[0].revents != 0) break;
-    if (n > 0 && p[1].revents != 0) TS_TRY(cancel->check());
+    if (n > 0 && cancel != nullptr && p[1].revents != 0) TS_TRY(cancel->check());
     if (deadline.passed()) return fail(Errc::kTimeout, "no message at the gate in time");
   }
   auto packet = receive_packet(socket_.get());
@@ -188,7 +188,7 @@ Result<Fd> accept_one(int listener, Deadline deadline, const Cancel* cancel, int
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "wait for a connection");
     if (n > 0 && p[0].revents != 0) break;
-    if (n > 0 && p[1].revents != 0) TS_TRY(cancel->check());
+    if (n > 0 && cancel != nullptr && p[1].revents != 0) TS_TRY(cancel->check());
     if (n > 0 && p[2].revents != 0) return fail(Errc::kUnavailable, "it ended before it connected");
     if (deadline.passed()) return fail(Errc::kTimeout, "nobody connected in time");
   }

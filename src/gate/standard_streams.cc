@@ -1,12 +1,12 @@
 #include "gate/standard_streams.h"
 
 #include <linux/close_range.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "sys/file.h"
