@@ -2,8 +2,8 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <optional>
 
 #include "base/log.h"
 #include "criu/log.h"
@@ -18,11 +18,28 @@ namespace {
 constexpr const char* kLogFile = "dump.log";
 constexpr milliseconds kRollbackTime{10'000};
 constexpr milliseconds kEndTime{2'000};
+// CRIU's own limit for getting hold of tasks that stand still already. Its default is 10 s, during which clients wait.
+constexpr uint32_t kSeizeSeconds = 2;
+// Between two attempts to freeze: a new program is loaded in less.
+constexpr milliseconds kVforkTime{2};
 
 // Which notification CRIU waits in; that is what we may answer.
 enum class Phase { kPreDump, kBusy, kPostDump, kEnded };
 
 milliseconds since(Clock::time_point start) { return std::chrono::duration_cast<milliseconds>(Clock::now() - start); }
+
+// Has a thread that waits uninterruptibly.
+bool uninterruptible(pid_t pid) {
+  std::error_code error;
+  auto tasks = std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid), error);
+  for (; !error && tasks != end(tasks); tasks.increment(error)) {
+    auto stat = sys::read_file(tasks->path().string() + "/stat", 4096);
+    if (!stat) continue;
+    auto name_end = stat->rfind(')');
+    if (name_end != std::string::npos && stat->compare(name_end, 3, ") D") == 0) return true;
+  }
+  return false;
+}
 
 rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int images_fd, int work_fd) {
   rpc::Request request;
@@ -45,6 +62,7 @@ rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int i
   opts->set_empty_ns(CLONE_NEWNET);
   opts->set_network_lock(rpc::NETWORK_LOCK_NFTABLES);
   opts->set_freeze_cgroup(cgroup);
+  opts->set_timeout(kSeizeSeconds);
   for (const auto& [inside, name] : o.external_mounts) {
     auto* mount = opts->add_ext_mnt();
     mount->set_key(inside);
@@ -70,6 +88,7 @@ struct DumpSession::State {
     return error_from_log(code, fmt::format("dump process {}", options.pid), log_path(), fallback);
   }
   Result<> advance_to(std::string_view notification, Deadline deadline, const Cancel* cancel);
+  Result<> freeze_seizable(Deadline deadline);
   void worker_lost();
   Result<> thaw_and_verify(Deadline deadline);
 };
@@ -95,6 +114,24 @@ Result<> DumpSession::State::advance_to(std::string_view notification, Deadline 
       worker_lost();
       return std::unexpected(from_log(Errc::kUnavailable, r.error().message()));
     }
+  }
+}
+
+// Freezes at a moment in which no task is starting another one by vfork. The freezer counts such a parent as standing
+// still, though it waits for its child in a way that ptrace cannot interrupt: CRIU would wait for it in vain.
+Result<> DumpSession::State::freeze_seizable(Deadline deadline) {
+  TS_TRY_ASSIGN(auto never, Cancel::create());
+  while (true) {
+    TS_TRY(cgroup.freeze(deadline));
+    TS_TRY_ASSIGN(auto pids, cgroup.processes());
+    if (std::ranges::none_of(pids, uninterruptible)) return {};
+    TS_TRY(cgroup.thaw(deadline));
+    if (deadline.passed())
+      return std::unexpected(Error(Errc::kTimeout, fmt::format("freeze {}: at every attempt a task was just starting "
+                                                               "another one (vfork)",
+                                                               cgroup.path()))
+                                 .with_remedy("try again"));
+    TS_TRY(sleep_for(kVforkTime, never));
   }
 }
 
@@ -166,7 +203,7 @@ Result<DumpTimes> DumpSession::dump(const Cancel& cancel, Deadline deadline) {
   DumpTimes times;
   auto start = Clock::now();
   s.frozen_by_us = true;
-  if (auto r = s.cgroup.freeze(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
+  if (auto r = s.freeze_seizable(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
     return failed(std::move(r).error());
   times.freeze = since(start);
   auto frozen_at = Clock::now();

@@ -204,6 +204,10 @@ Result<> GatedCreate::end_runc() {
   if (!code) return std::unexpected(std::move(code).error().context("wait for the end of runc restore"));
   runc_done_ = *code == 0;
   if (*code != 0) return fail(Errc::kUnavailable, "runc restore ended with code {}: {}", *code, runc_error(runc_log_));
+  // Let go by CRIU, a task passes through the kernel once before it is in the freezer's trap; without the CPU for that
+  // it does not count as frozen yet.
+  TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(proxy_->cgroup()));
+  TS_TRY(cgroup.freeze(deadline_.sooner(Deadline::in(kRuncEnds))));
   TS_TRY_ASSIGN(auto start, sys::start_time(proxy_->container_pid()));
   return sys::write_file_atomic(gate_dir_ + "/" + kParkedFile, fmt::format("{} {}\n", proxy_->container_pid(), start));
 }

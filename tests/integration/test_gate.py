@@ -375,9 +375,10 @@ def test_terminals_and_pipes_go_along(lab, hosts, options):
         wait_for("ticks", lambda: aws.run(["podman", "logs", NAME]).stdout.count("tick") > 5)
     finally:
         Drill.kill_all()
-        lab.unroute(ADDRESS)
         for host in hosts:
             host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
+        if ADDRESS in lab.routes():
+            lab.unroute(ADDRESS)
 
 
 def test_calls_pass_through_quickly(hosts):
@@ -454,3 +455,18 @@ def test_runc_bundle(lab, hosts, netns, stdout):
         Drill.kill_all()
         for host in hosts:
             host.run(f"runc delete --force bundle1; ip netns del {netns or 'none'}; rm -rf {BUNDLE}", check=False)
+
+
+def test_dump_of_a_shell_that_starts_programs_all_the_time(lab, hosts):
+    """Frozen between vfork and exec, a parent cannot be seized: the freeze must find another moment."""
+    aws = hosts[0]
+    try:
+        aws.run(["podman", "run", "-d", "--name", NAME, "--ip", ADDRESS, kit.IMAGE, "sh", "-c", "while :; do /bin/true; done"])
+        for _ in range(25):
+            dumped = kit.dump(aws, then="rollback")
+            for step in ("start", "dump", "rollback"):
+                dumped.step(step)
+            assert dumped.end() == 0
+    finally:
+        Drill.kill_all()
+        aws.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
