@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "sys/file.h"
 #include "sys/process.h"
@@ -188,8 +189,29 @@ Result<> RuncEngine::forget(const std::string& id, bool keep, Deadline deadline)
     TS_TRY(sleep_for(std::min(pause, deadline.remaining()), never));
     pause = std::min(pause * 2, milliseconds(200));
   }
-  if (keep) return {};
+  if (keep) return open_network(id, deadline);
   return discard(id, deadline);
+}
+
+// CRIU's lock of the source and our own hold of a parked container are tables in the container's network namespace. One
+// that the operator prepared outlives the container: there they would shut out whatever comes next.
+Result<> RuncEngine::open_network(const std::string& id, Deadline deadline) {
+  auto now = state(id, deadline);
+  if (!now) return {};
+  TS_TRY_ASSIGN(Bundle bundle, read_bundle(text_at(*now, {"bundle"}), text_at(*now, {"rootfs"})));
+  auto network = bundle_network(bundle.config);
+  if (!network.starts_with('/')) return {};
+  sys::Command list{.argv = {"nsenter", "--net=" + network, "nft", "list", "tables"}};
+  list.deadline = deadline;
+  TS_TRY_ASSIGN(auto listed, sys::run_ok(list));
+  sys::Command remove{.argv = {"nsenter", "--net=" + network, "nft", "-f", "-"}};
+  remove.deadline = deadline;
+  for (const auto& line : split(listed.out, '\n')) {
+    bool ours = line.starts_with("table inet CRIU-") || line == "table inet transship_hold";
+    if (ours) remove.input += fmt::format("delete {}\n", line);
+  }
+  if (!remove.input.empty()) TS_TRY(sys::run_ok(remove));
+  return {};
 }
 
 Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
@@ -259,6 +281,7 @@ Result<> RuncEngine::start(const std::string& id, Deadline deadline) {
 }
 
 Result<> RuncEngine::discard(const std::string& id, Deadline deadline) {
+  if (auto r = open_network(id, deadline); !r) TS_LOG_WARN("runc container {}: {}", id, r.error().message());
   TS_TRY(remove(id, deadline));
   return sys::remove_tree(bundle_of(id));
 }

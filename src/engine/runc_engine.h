@@ -33,6 +33,7 @@ class RuncEngine : public Engine {
   Result<Json> state(const std::string& id, Deadline deadline);
   Result<> create(const std::string& id, Deadline deadline);
   Result<> remove(const std::string& id, Deadline deadline);
+  Result<> open_network(const std::string& id, Deadline deadline);
   std::string bundle_of(const std::string& id) const { return options_.bundles_dir + "/" + id; }
   const RuncOptions options_;
 };

@@ -70,6 +70,8 @@ class DestinationMove {
   // Fires when this move ends on the destination; firing it ends what is being waited for.
   Cancel cancel_signal() const { return cancel_; }
   void renew();
+  // Tries again what could not be undone at once (a full disk keeps even an engine from removing a container).
+  void retry_undo();
   // Nothing is left to do for this object.
   bool ended() const;
   std::string state_text() const;
@@ -105,6 +107,7 @@ class DestinationMove {
   void run_cutover();
   void finish_running();
   void undo();
+  void discard();
   void ask_source(const Cancel& cancel);
   void record(const std::string& state, const std::string& error);
 
@@ -131,6 +134,9 @@ class DestinationMove {
   std::map<std::string, std::unique_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool engine_started_ GUARDED_BY(mu_) = false;
   bool finished_ GUARDED_BY(mu_) = false;
+  bool undone_ GUARDED_BY(mu_) = false;
+  bool discard_again_ GUARDED_BY(mu_) = false;
+  Clock::time_point discard_tried_ GUARDED_BY(mu_);
   Clock::time_point first_chunk_ GUARDED_BY(mu_);
 
   std::atomic<uint64_t> images_received_ = 0;

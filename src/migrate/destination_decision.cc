@@ -11,6 +11,7 @@ namespace transship::migrate {
 namespace {
 
 constexpr milliseconds kDiscardLimit{20'000};
+constexpr milliseconds kDiscardEvery{2000};
 constexpr milliseconds kAskEvery{1000};
 // CRIU reads about 1 GiB a second here; a restore of a very large container takes its time.
 constexpr milliseconds kRestoreLimit{120'000};
@@ -146,6 +147,8 @@ Result<> DestinationMove::abort(const std::string& reason) {
   TS_LOG_INFO("mig={} role=destination aborted: {}", id_, reason);
   undo();
   record("rolled-back", reason);
+  MutexLock lock(mu_);
+  undone_ = true;
   return {};
 }
 
@@ -172,8 +175,7 @@ void DestinationMove::undo() {
     round->thread.join();
   }
   if (staged_) {
-    if (auto r = engine_->discard(staged_->id, Deadline::in(kDiscardLimit)); !r)
-      TS_LOG_ERROR("mig={} container {} could not be removed: {}", id_, staged_->id, r.error().message());
+    discard();
     if (connections_installed_) (void)network::remove_moved_connections(staged_->id);
   }
   gate_.reset();
@@ -181,6 +183,24 @@ void DestinationMove::undo() {
   (void)sys::remove_tree(layers_dir_);
   if (reserved_) services_.reservations.release(id_);
   reserved_ = false;
+}
+
+void DestinationMove::discard() {
+  auto r = engine_->discard(staged_->id, Deadline::in(kDiscardLimit));
+  MutexLock lock(mu_);
+  if (!r && !discard_again_)
+    TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, staged_->id, r.error().message());
+  discard_again_ = !r;
+  discard_tried_ = Clock::now();
+}
+
+void DestinationMove::retry_undo() {
+  {
+    MutexLock lock(mu_);
+    if (!discard_again_ || Clock::now() - discard_tried_ < kDiscardEvery) return;
+  }
+  MutexLock serial(request_mu_);
+  discard();
 }
 
 void DestinationMove::renew_if_busy() {
@@ -198,7 +218,7 @@ void DestinationMove::expire() {
 
 bool DestinationMove::ended() const {
   MutexLock lock(mu_);
-  return state_ == State::kAborted || finished_;
+  return (state_ == State::kAborted && undone_ && !discard_again_) || finished_;
 }
 
 void DestinationMove::session_lost(const Cancel& cancel) {

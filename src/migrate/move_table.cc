@@ -45,6 +45,7 @@ Result<> MoveTable::check_not_moving(const std::string& container) const {
 }
 
 Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
+  TS_TRY(services_.peer(request.peer));
   TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
   request.move_id = new_move_id();
   auto entry = std::make_unique<SourceEntry>();
@@ -173,7 +174,10 @@ void MoveTable::housekeeping() {
         it = destinations_.erase(it);
       }
     }
-    for (const auto& move : destinations()) move->renew_if_busy();
+    for (const auto& move : destinations()) {
+      move->renew_if_busy();
+      move->retry_undo();
+    }
     for (const auto& reservation : services_.reservations.take_expired()) {
       for (const auto& move : destinations()) {
         if (move->id() == reservation.move_id) move->expire();

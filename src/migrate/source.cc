@@ -313,7 +313,12 @@ Result<> SourceMove::copy_rootfs() {
 std::string SourceMove::source_state(bool& running) const {
   running = false;
   const auto& c = planned_.survey.container;
-  if (planned_.survey.engine == nullptr) return "nothing was touched";
+  // A plan that did not get as far as the container has not touched it either.
+  if (planned_.survey.engine == nullptr) {
+    auto found = find_container(services_, request_.container);
+    running = found && found->container.pid > 0;
+    return running ? fmt::format("{} runs on {} as before", container(), services_.settings.node) : "nothing was touched";
+  }
   auto now = planned_.survey.engine->inspect(c.id);
   if (!now) return fmt::format("could not be asked for: {}", now.error().message());
   if (now->pid <= 0 || now->pid != c.pid)

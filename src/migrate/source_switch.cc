@@ -214,7 +214,8 @@ Result<> SourceMove::decision_unknown(const Error& error) {
 Result<> SourceMove::release() {
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
   // told.
-  if (auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid); cgroup) {
+  auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
+  if (cgroup) {
     if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
   }
   auto told = tell_commit();
@@ -223,8 +224,10 @@ Result<> SourceMove::release() {
     if (auto r = hold_->deliver_to(session_->remote().host); !r)
       warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));
   }
-  if (auto r = dump_->commit(Deadline::in(kCallLimit)); !r)
-    warnings_.push_back(fmt::format("source: {}", r.error().message()));
+  auto dead = dump_->commit(Deadline::in(kCallLimit));
+  if (!dead) warnings_.push_back(fmt::format("source: {}", dead.error().message()));
+  // An empty cgroup that is still frozen looks like a paused container to its engine.
+  if (dead && cgroup) (void)cgroup->thaw(Deadline::in(milliseconds(100)));
   return told;
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <set>
 
 #include "base/log.h"
 #include "base/mutex.h"
@@ -111,6 +112,8 @@ class TunHold final : public PacketHold {
         return fail(Errc::kRefused, "{} is not on this host: it is reached through {}", a.text(), here.gateway->text());
       if (home_ != 0 && home_ != here.interface) return fail(Errc::kRefused, "the addresses are behind two interfaces");
       home_ = here.interface;
+      TS_TRY_ASSIGN(bool own_route, netlink_.has_host_route(a));
+      if (own_route) with_own_route_.insert(a);
       TS_TRY_ASSIGN(unsigned link_mtu, netlink_.link_mtu(here.interface));
       mtu = std::min(mtu, link_mtu);
     }
@@ -128,7 +131,7 @@ class TunHold final : public PacketHold {
     state_ = State::kHolding;
     began_ = Clock::now();
     for (const auto& a : addresses_) {
-      if (auto r = netlink_.put_route({a, tun_index_, {}, 0}); !r) {
+      if (auto r = netlink_.put_route_first({a, tun_index_, {}, 0}); !r) {
         remove_routes_locked();
         state_ = State::kPrepared;
         return r;
@@ -257,11 +260,25 @@ class TunHold final : public PacketHold {
       return;
     }
     if (state_ == State::kPassing) return;
+    forward_before_own_routes_locked();
     // From here on new packets go the way of the other route; the few that are on their way into the device follow.
     remove_hold_routes_locked();
     state_ = State::kPassing;
     pass_until_ = Clock::now() + pass_for_;
     changed_.notify_all();
+  }
+
+  // A host route of the operator's would win against the forwarding route, which has a worse metric.
+  void forward_before_own_routes_locked() REQUIRES(mu_) {
+    for (size_t i = 0, n = forward_.size(); i < n; ++i) {
+      if (!with_own_route_.contains(forward_[i].to)) continue;
+      HostRoute first = forward_[i];
+      first.metric = 0;
+      if (auto r = netlink_.put_route_first(first); r)
+        forward_.push_back(first);
+      else
+        TS_LOG_WARN("packet hold: {}", r.error().message());
+    }
   }
 
   void remove_hold_routes_locked() REQUIRES(mu_) {
@@ -297,6 +314,7 @@ class TunHold final : public PacketHold {
 
   mutable Mutex mu_;
   CondVar changed_;
+  std::set<IpAddress> with_own_route_ GUARDED_BY(mu_);
   Tun tun_;
   Netlink netlink_ GUARDED_BY(mu_);
   RawSender sender_ GUARDED_BY(mu_);

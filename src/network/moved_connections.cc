@@ -63,12 +63,7 @@ Result<> read_table(const std::string& path, std::set<Connection>& out) {
   return {};
 }
 
-Result<std::string> table_name(const std::string& container_id) {
-  auto id = container_id.substr(0, kIdDigits);
-  if (id.size() != kIdDigits || id.find_first_not_of("0123456789abcdef") != std::string::npos)
-    return fail(Errc::kInvalidArgument, "\"{}\" is not a container id", container_id.substr(0, 64));
-  return std::string(kPrefix) + id;
-}
+std::string table_name(const std::string& container_id) { return std::string(kPrefix) + table_key(container_id); }
 
 std::string set_of(std::string_view name, std::string_view type, const std::vector<Connection>& connections, bool v4) {
   std::vector<std::string> elements;
@@ -107,6 +102,14 @@ std::string without_table(const std::string& table) {
 
 }  // namespace
 
+std::string table_key(const std::string& container_id) {
+  auto id = container_id.substr(0, kIdDigits);
+  if (id.size() == kIdDigits && id.find_first_not_of("0123456789abcdef") == std::string::npos) return id;
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (unsigned char c : container_id) hash = (hash ^ c) * 0x100000001b3;
+  return fmt::format("{:016x}", hash).substr(0, kIdDigits);
+}
+
 Result<std::vector<Connection>> established_connections(pid_t pid) {
   std::set<Connection> found;  // an IPv6 socket with a mapped address is in one table only, but order should not matter
   for (const char* table : {"tcp", "tcp6"})
@@ -116,7 +119,7 @@ Result<std::vector<Connection>> established_connections(pid_t pid) {
 
 Result<> install_moved_connections(const std::string& container_id, const std::vector<Connection>& connections) {
   if (connections.empty()) return remove_moved_connections(container_id);
-  TS_TRY_ASSIGN(auto table, table_name(container_id));
+  auto table = table_name(container_id);
   for (const auto& c : connections) {
     if (c.local.family() != c.remote.family())
       return fail(Errc::kInvalidArgument, "connection {} to {} has addresses of two kinds", c.local.text(),
@@ -130,7 +133,7 @@ Result<> install_moved_connections(const std::string& container_id, const std::v
 }
 
 Result<> remove_moved_connections(const std::string& container_id) {
-  TS_TRY_ASSIGN(auto table, table_name(container_id));
+  auto table = table_name(container_id);
   return run_nft(without_table(table), "remove the firewall exceptions of " + container_id.substr(0, kIdDigits));
 }
 
@@ -144,7 +147,7 @@ Result<std::vector<std::string>> list_moved_connections() {
     size_t at = line.find(fmt::format("table inet {}", kPrefix));
     if (at != 0) continue;
     auto id = line.substr(std::string_view("table inet ").size() + kPrefix.size());
-    if (table_name(id)) ids.push_back(std::move(id));
+    if (table_key(id) == id) ids.push_back(std::move(id));
   }
   return ids;
 }

@@ -26,12 +26,15 @@ struct Connection {
 // opened that CRIU takes); loopback ones are left out.
 Result<std::vector<Connection>> established_connections(pid_t pid);
 
-// Table `inet transship_<12 hex>`; replaces an earlier one of the same container in one transaction. No connections: no
-// table. `container_id`: 12 or more hex digits.
+// What a container's table is called after: the first 12 digits of an engine's hex id, else as many of a hash (plain
+// bundles have names of any kind).
+std::string table_key(const std::string& container_id);
+// Table `inet transship_<table_key>`; replaces an earlier one of the same container in one transaction. No connections:
+// no table.
 Result<> install_moved_connections(const std::string& container_id, const std::vector<Connection>& connections);
 // Absent is fine.
 Result<> remove_moved_connections(const std::string& container_id);
-// First 12 digits of the containers that have a table.
+// table_key() of the containers that have a table.
 Result<std::vector<std::string>> list_moved_connections();
 
 }  // namespace transship::network

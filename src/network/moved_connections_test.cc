@@ -155,10 +155,15 @@ TEST_F(Namespaced, RepliesOfAMovedConnectionPassPodmansRules) {
   EXPECT_EQ(::read(p.client.get(), &byte, 1), -1);
 }
 
-TEST(MovedConnections, RefusesWhatIsNoContainerId) {
-  for (const char* bad : {"", "abc", "0123456789aZ", "0123456789 ;"}) {
-    EXPECT_EQ(remove_moved_connections(bad).error().code(), Errc::kInvalidArgument) << bad;
+TEST(MovedConnections, EveryNameHasAKeyThatIsSafeInARule) {
+  EXPECT_EQ(table_key("0123456789abcdef"), "0123456789ab");
+  for (const char* name : {"", "redis", "0123456789aZ", "0123456789 ;"}) {
+    auto key = table_key(name);
+    EXPECT_EQ(key.size(), 12U) << name;
+    EXPECT_EQ(key.find_first_not_of("0123456789abcdef"), std::string::npos) << name;
+    EXPECT_EQ(table_key(key), key) << name;
   }
+  EXPECT_NE(table_key("redis"), table_key("redis2"));
 }
 
 }  // namespace

@@ -167,6 +167,28 @@ Result<> Netlink::put_route(const HostRoute& route) {
   return {};
 }
 
+Result<> Netlink::put_route_first(const HostRoute& route) {
+  // Without "replace" and without "append" the kernel puts an IPv4 route in front of its equals.
+  int replace = route.to.is_v4() ? 0 : NLM_F_REPLACE;
+  auto r = route_request(RTM_NEWROUTE, static_cast<uint16_t>(NLM_F_ACK | NLM_F_CREATE | replace), route);
+  auto done = ask(r.finished(), "put first the " + describe(route));
+  if (!done && done.error().sys_errno() != EEXIST) return std::unexpected(std::move(done).error());
+  return {};
+}
+
+Result<bool> Netlink::has_host_route(const IpAddress& to) {
+  rtmsg m = {};
+  m.rtm_family = to.family();
+  m.rtm_dst_len = static_cast<unsigned char>(to.bits());
+  m.rtm_flags = RTM_F_FIB_MATCH;
+  Request<rtmsg> r(RTM_GETROUTE, 0, m);
+  r.add_address(RTA_DST, to);
+  TS_TRY_ASSIGN(auto answer, ask(r.finished(), fmt::format("find the route to {}", to.text())));
+  if (answer.size() < NLMSG_SPACE(sizeof m)) return fail(Errc::kUnavailable, "the kernel's answer is empty");
+  std::memcpy(&m, answer.data() + NLMSG_HDRLEN, sizeof m);
+  return m.rtm_dst_len == to.bits();
+}
+
 Result<> Netlink::remove_route(const HostRoute& route) {
   auto r = route_request(RTM_DELROUTE, NLM_F_ACK, route);
   auto done = ask(r.finished(), "remove the " + describe(route));

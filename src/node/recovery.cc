@@ -86,7 +86,7 @@ void collect_garbage(migrate::Services& services) {
     for (const auto& c : *list) ids.push_back(c.id);
   }
   for (const auto& table : *tables) {
-    bool known = std::ranges::any_of(ids, [&](const auto& id) { return id.starts_with(table); });
+    bool known = std::ranges::any_of(ids, [&](const auto& id) { return network::table_key(id) == table; });
     if (!known) (void)network::remove_moved_connections(table);
   }
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("moving")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
 from labkit import cgroup, deploy, state  # noqa: E402

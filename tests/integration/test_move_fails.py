@@ -152,11 +152,29 @@ def test_broken_restore_on_the_destination(small):
     small.check_runs_on("aws")
 
 
-def test_the_disk_fills_up_on_the_destination(slow_lab):
-    s = Scene(slow_lab, mib=1, clients=2)
+@pytest.fixture
+def small_storage(slow_lab):
+    """openstack, with its container storage on a file system of 900 MB. Nobody may have the old one open."""
+    from labkit import deploy, namespace, services
     openstack = slow_lab.host("openstack")
     storage = openstack.run(["podman", "info", "--format", "{{.Store.GraphRoot}}"]).stdout.strip()
-    openstack.run(f"mount -t tmpfs -o size=900m tmpfs {storage} && rm -rf /run/containers/storage")
+
+    def swap(command):
+        deploy.stop_daemon(openstack.record)
+        openstack.stop_service("podman")
+        openstack.run(command)
+        namespace.ask_init(openstack.record, services.PODMAN)
+        services.wait_until("Podman's service", lambda: services.podman_listens(openstack.record))
+        restart_daemon(openstack)
+
+    swap(f"mount -t tmpfs -o size=900m tmpfs {storage}; rm -rf /run/containers/storage /run/libpod")
+    yield openstack, storage
+    swap(f"umount -l {storage}; rm -rf /run/containers/storage /run/libpod")
+
+
+def test_the_disk_fills_up_on_the_destination(small_storage, slow_lab):
+    openstack, storage = small_storage
+    s = Scene(slow_lab, mib=1, clients=2)
     try:
         s.home.run(["podman", "exec", "redis", "sh", "-c", "head -c 120000000 /dev/urandom > /data/large"], timeout=60)
         running = RunningMove(s.home, "redis", "openstack")
@@ -169,7 +187,6 @@ def test_the_disk_fills_up_on_the_destination(slow_lab):
         s.check_runs_on("aws")
     finally:
         s.close()
-        openstack.run(f"podman rm -fa -t 0; umount -l {storage}; rm -rf /run/containers/storage", check=False)
 
 
 def test_the_link_is_cut(scene):
