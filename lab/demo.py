@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from demokit import leftovers, subject  # noqa: E402
 from demokit.load import Load, longest_silence_ms, problems  # noqa: E402
+from demokit.memory import OwnMemory  # noqa: E402
 from demokit.runc_subject import RuncRedis  # noqa: E402
 from labkit.api import CommandFailed, Lab, LabError  # noqa: E402
 
@@ -32,6 +33,7 @@ def parse_args():
     parser.add_argument("--rate", default="1gbit", help="of every host's link (default 1gbit)")
     parser.add_argument("--clients", type=int, default=4, help="connections that check every answer (default 4)")
     parser.add_argument("--lab", default="demo", help="name of the lab (default demo)")
+    parser.add_argument("--cold", action="store_true", help="do not touch the machine's memory beforehand")
     parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     return parser.parse_args()
@@ -47,9 +49,13 @@ class Demo:
         self.moves, self.left_behind, self.wrong = [], [], []
         self.source_copies = self.destination_copies = None
         self.link_rate = 0.0
+        self.memory = None
 
     def run(self) -> dict:
         say("lab", f"hosts aws, azure, openstack, client, registry; every link {self.args.rate}")
+        if not self.args.cold:
+            self.memory = OwnMemory(mib=1024 + 8 * self.args.mib)
+            say("memory", self.memory.what)
         self.lab.up(rate=self.args.rate)
         here, there = self.lab.host("aws"), self.lab.host("azure")
         say("redis", f"{self.args.mib} MiB of random values on {here.name} under {self.args.engine}, and a file in its root file system")
