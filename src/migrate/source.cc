@@ -317,7 +317,8 @@ std::string SourceMove::source_state(bool& running) const {
   if (planned_.survey.engine == nullptr) {
     auto found = find_container(services_, request_.container);
     running = found && found->container.pid > 0;
-    return running ? fmt::format("{} runs on {} as before", container(), services_.settings.node) : "nothing was touched";
+    return running ? fmt::format("{} runs on {} as before", container(), services_.settings.node)
+                   : "nothing was touched";
   }
   auto now = planned_.survey.engine->inspect(c.id);
   if (!now) return fmt::format("could not be asked for: {}", now.error().message());

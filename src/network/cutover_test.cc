@@ -23,7 +23,8 @@ const CutoverFacts kFacts = {.move_id = "m-17",
 
 TEST(CutoverHook, GetsTheFactsInItsEnvironment) {
   auto file = (std::filesystem::temp_directory_path() / ("transship-hook-" + random_hex(6))).string();
-  auto driver = make_cutover_driver({"/bin/sh", "-c", "env | grep -v ^TRANSSHIP_ROOT_ID= | grep ^TRANSSHIP_ | sort > " + file});
+  auto driver =
+      make_cutover_driver({"/bin/sh", "-c", "env | grep -v ^TRANSSHIP_ROOT_ID= | grep ^TRANSSHIP_ | sort > " + file});
   ASSERT_TRUE(driver) << driver.error().message();
   EXPECT_EQ((*driver)->name(), "hook");
   auto r = (*driver)->commit(kFacts);

@@ -35,8 +35,8 @@ class Netlink {
   Result<> set_link_up(unsigned interface, unsigned mtu, unsigned queue_length);
   // Adds it, or replaces the one with the same address and metric.
   Result<> put_route(const HostRoute& route);
-  // IPv4: before one with the same address and metric, which stays and counts again when this one goes. IPv6 has no order
-  // among equals: there it replaces.
+  // IPv4: before one with the same address and metric, which stays and counts again when this one goes. IPv6 has no
+  // order among equals: there it replaces.
   Result<> put_route_first(const HostRoute& route);
   // Does the main table have a route of its own (/32 or /128) to it?
   Result<bool> has_host_route(const IpAddress& to);
