@@ -21,6 +21,7 @@ Result<> measure_link(wire::Session& session, plan::Link& link, const Cancel& ca
   link.rtt_ms = static_cast<double>(rtt.count()) / 1000;
   TS_TRY_ASSIGN(link.bits_per_second, session.measure_bandwidth(kProbeBytes, deadline, cancel));
   link.protocol_version = session.versions().protocol;
+  TS_TRY_ASSIGN(link.clock_offset_ms, clock_offset(session, cancel));
   return {};
 }
 
@@ -46,6 +47,15 @@ void take_rows(const peer::JudgeReply& judged, plan::PlanInput& input) {
 
 }  // namespace
 
+Result<double> clock_offset(wire::Session& session, const Cancel& cancel) {
+  peer::Request request;
+  request.mutable_ping();
+  auto before = unix_ms_now();
+  TS_TRY_ASSIGN(peer::Reply reply, session.call(request, Deadline::in(milliseconds(10'000)), cancel));
+  auto middle = static_cast<double>(before + unix_ms_now()) / 2;
+  return static_cast<double>(reply.ping().clock_unix_ms()) - middle;
+}
+
 Result<Planned> make_plan(const Services& services, const std::string& container, const std::string& peer,
                           wire::Session* session, const std::string& link_error, uint64_t max_bits_per_second,
                           const Cancel& cancel) {
@@ -63,11 +73,8 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.link.error = link_error;
   if (session != nullptr) {
     TS_TRY_CTX(measure_link(*session, input.link, cancel), fmt::format("measure the link to {}", peer));
-    auto before = unix_ms_now();
     TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned.survey, cancel));
     input.destination = from_proto(planned.judged.node());
-    auto middle = before + (unix_ms_now() - before) / 2;
-    input.link.clock_offset_ms = static_cast<double>(input.destination.clock_unix_ms - middle);
     take_rows(planned.judged, input);
     input.destination_judged = true;
   }

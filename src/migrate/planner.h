@@ -21,6 +21,9 @@ Result<Planned> make_plan(const Services& services, const std::string& container
 // Destination.
 Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request);
 
+// The peer's clock minus ours, in milliseconds, as far as one round trip tells.
+Result<double> clock_offset(wire::Session& session, const Cancel& cancel);
+
 local::PlanReply to_reply(const Planned& planned);
 
 peer::NodeFacts to_proto(const NodeFacts& facts);

@@ -18,20 +18,6 @@ local::Peer to_proto(const state::Peer& peer) {
   return p;
 }
 
-int64_t unix_ms_now() {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-// Our clock at the middle of the exchange against the peer's answer.
-Result<double> clock_offset(wire::Session& session, const Cancel& cancel) {
-  peer::Request request;
-  request.mutable_ping();
-  auto before = unix_ms_now();
-  TS_TRY_ASSIGN(peer::Reply reply, session.call(request, Deadline::in(kConnectLimit), cancel));
-  auto middle = static_cast<double>(before + unix_ms_now()) / 2;
-  return static_cast<double>(reply.ping().clock_unix_ms()) - middle;
-}
-
 }  // namespace
 
 Result<local::PeerProbeReply> probe_peer(const migrate::Services& services, const std::string& address) {
@@ -103,7 +89,7 @@ Result<local::PeerCheckReply> check_peer(const migrate::Services& services, cons
   reply.set_rtt_ms(static_cast<double>(rtt.count()) / 1000);
   TS_TRY_ASSIGN(double rate, session->measure_bandwidth(kProbeBytes, deadline, cancel));
   reply.set_bits_per_second(rate);
-  TS_TRY_ASSIGN(double offset, clock_offset(*session, cancel));
+  TS_TRY_ASSIGN(double offset, migrate::clock_offset(*session, cancel));
   reply.set_clock_offset_ms(offset);
   reply.set_protocol_version(session->versions().protocol);
   peer::Request facts;
