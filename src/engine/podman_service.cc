@@ -36,7 +36,8 @@ std::string PodmanService::log_tail() const {
 
 Result<PodmanApi> PodmanService::api() {
   MutexLock lock(mutex_);
-  if (up()) return PodmanApi(socket_);
+  // One whose socket somebody removed answers nobody any more.
+  if (up() && ::access(socket_.c_str(), F_OK) == 0) return PodmanApi(socket_);
   if (program_.empty())
     return std::unexpected(Error(Errc::kUnavailable, "no program is configured for a Podman service of our own")
                                .with_remedy("systemctl start podman.socket, or set the path of podman"));

@@ -58,6 +58,7 @@ Result<std::vector<ImageFile>> ImageSender::finish() {
   TS_CHECK(done_);
   thread_.join();
   TS_TRY(outcome_);
+  TS_TRY(cancel_.check());
   TS_TRY(send_growth(/*pages_only=*/false, /*whole_chunks=*/false));
   std::vector<ImageFile> files;
   files.reserve(files_.size());

@@ -69,7 +69,8 @@ local::MoveRecord to_record(const state::Move& move, bool with_summary) {
   r.set_started_unix_ms(move.started_ms);
   r.set_ended_unix_ms(move.ended_ms);
   r.set_error(move.error);
-  if (with_summary && !move.summary.empty() && move.state == "done") (void)r.mutable_summary()->ParseFromString(move.summary);
+  if (with_summary && !move.summary.empty() && move.state == "done")
+    (void)r.mutable_summary()->ParseFromString(move.summary);
   return r;
 }
 

@@ -65,7 +65,9 @@ class Tool:
 
     def __init__(self, host: Host, engine: str, options: dict | None = None):
         self.host, self.engine = host, engine
-        self.options = [word for pair in (options or {}).items() for word in pair]
+        # Not the daemon's own directory: both may run.
+        options = {"--run-dir": "/run/engine-tool"} | (options or {})
+        self.options = [word for pair in options.items() for word in pair]
 
     def __call__(self, *words, options=(), timeout=60.0):
         return json.loads(self.host.run([TOOL, *self.options, *options, self.engine, *words], timeout=timeout).stdout)
@@ -376,12 +378,24 @@ def test_discard_does_not_wait_longer_than_told(podman, image):
     assert there.run("podman ps -aq").stdout == ""
 
 
-def test_service_of_our_own_ends_with_the_engine(podman):
+@pytest.fixture
+def no_daemon(podman):
+    """The lab's daemon has a Podman service of its own, in the same place."""
+    host = podman[0].host
+    ran = deploy.daemon_pid(host.record)
+    deploy.stop_daemon(host.record)
+    yield
+    if ran:
+        deploy.start_daemon(host.record)
+        deploy.wait_until("the daemon", lambda: deploy.daemon_answers(host.record))
+
+
+def test_service_of_our_own_ends_with_the_engine(podman, no_daemon):
     source, _ = podman
     nobody = ["--socket", "/run/nobody.sock"]
     assert source("version", options=nobody).startswith("podman")
     assert not any("system service" in p and "transship" in p for p in processes(source.host))
-    assert not source.host.path("/run/transship/podman").exists()
+    assert not source.host.path("/run/engine-tool/podman").exists()
     error = source.fails("version", options=[*nobody, "--program", ""])
     assert error["code"] == "unavailable" and "/run/nobody.sock" in error["message"]
     error = source.fails("version", options=[*nobody, "--program", "/usr/bin/nosuch"])
