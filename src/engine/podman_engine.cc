@@ -264,6 +264,10 @@ Result<> PodmanEngine::pull_image(const Container& wanted, Deadline deadline, co
   return fail(Errc::kUnavailable, "{}", join(failures, "; "));
 }
 
+namespace {
+constexpr milliseconds kCreateLimit{60'000};
+}  // namespace
+
 Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, const Cancel& cancel) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   if (text_at(spec.create, {"name"}) != wanted.name || text_at(spec.create, {"image"}) != wanted.image_id)
@@ -278,7 +282,9 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
     spec.create["image"] = wanted.image;
   r.body = write_json(spec.create);
   r.deadline = deadline;
-  r.cancel = &cancel;
+  // Not given up half way: Podman goes on without us, and a container that nobody knows of would be left.
+  r.deadline = Deadline::in(kCreateLimit).sooner(deadline);
+  TS_TRY(cancel.check());
   auto what = fmt::format("create container {}", wanted.name);
   auto response = own.request(r);
   if (!response) return std::unexpected(std::move(response).error().context(what));

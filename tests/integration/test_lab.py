@@ -73,6 +73,10 @@ def assert_nothing_left(lab: Lab, namespaces: set[str], down_at: float) -> None:
     """`down_at`: when down began. Numbers of namespaces are used again, so only processes older than that can be ours."""
     assert lab.leftovers() == []
     assert not cgroup.lab_cgroup(lab.name).exists()
+    # What was killed may take a moment to be gone on a busy machine.
+    end = time.monotonic() + 5
+    while users_of(namespaces, down_at) and time.monotonic() < end:
+        time.sleep(0.1)
     assert users_of(namespaces, down_at) == []
     assert mounts_with(f"{config.LAB_DIR}/{lab.name}/") == []
     assert not [p for p in config.LAB_DIR.glob(f"*{lab.name}*")]
