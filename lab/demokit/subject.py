@@ -51,10 +51,6 @@ class PodmanRedis:
     def write_mark(self, host: Host) -> None:
         host.run(["podman", "exec", self.name, "sh", "-c", f"echo kept > {MARK_FILE}"])
 
-    def digest(self, host: Host) -> str:
-        """Of everything in the database; only comparable while nobody writes."""
-        return host.run(["redis-cli", "-h", self.address, "DEBUG", "DIGEST"], timeout=60).stdout.strip()
-
     def data_digest(self, host: Host, keys: int) -> str:
         """Of the values that fill() wrote, which no client touches."""
         code = ("import hashlib,socket,sys\n"

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/reporter.h"
 #include "storage/image.h"
 #include "storage/tree_delta.h"
 
@@ -21,10 +22,6 @@ constexpr milliseconds kStreamIdle{60'000};
 constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kQueryLimit{30'000};
 constexpr milliseconds kEngineLimit{15'000};
-
-int64_t unix_ms_now() {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 uint32_t ms_since(Clock::time_point begin) {
   return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count());

@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
+#include "migrate/reporter.h"
 
 namespace transship::migrate {
 namespace {
@@ -10,10 +11,6 @@ namespace {
 // About 17 ms at 1 Gbit/s: enough to get past slow start in a data centre, little enough to do for every plan.
 constexpr uint64_t kProbeBytes = 8U << 20;
 constexpr unsigned kPings = 5;
-
-int64_t unix_ms_now() {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 Result<> measure_link(wire::Session& session, plan::Link& link, const Cancel& cancel) {
   auto deadline = Deadline::in(milliseconds(20'000));

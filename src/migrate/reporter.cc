@@ -11,6 +11,10 @@ constexpr milliseconds kProgressEvery{200};
 
 }  // namespace
 
+int64_t unix_ms_now() {
+  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 Reporter::Reporter(std::string move_id, Sink sink) : move_id_(std::move(move_id)), sink_(std::move(sink)) {}
 
 void Reporter::emit(local::MoveEvent event) {
@@ -20,8 +24,7 @@ void Reporter::emit(local::MoveEvent event) {
 
 void Reporter::emit_locked(local::MoveEvent event) {
   event.set_move_id(move_id_);
-  event.set_unix_ms(
-      std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+  event.set_unix_ms(unix_ms_now());
   sink_(event);
 }
 
@@ -84,21 +87,13 @@ void Reporter::gap_begins() {
   MutexLock lock(mu_);
   gap_begun_ = gap_mark_ = Clock::now();
   gap_parts_ms_.clear();
-  gap_split_ms_ = 0;
 }
 
 void Reporter::gap_part(const std::string& name) {
   MutexLock lock(mu_);
   auto now = Clock::now();
-  gap_parts_ms_.emplace_back(name, std::max(0.0, ms_between(gap_mark_, now) - gap_split_ms_));
-  gap_split_ms_ = 0;
+  gap_parts_ms_.emplace_back(name, ms_between(gap_mark_, now));
   gap_mark_ = now;
-}
-
-void Reporter::gap_part_measured(const std::string& name, double ms) {
-  MutexLock lock(mu_);
-  gap_parts_ms_.emplace_back(name, ms);
-  gap_split_ms_ += ms;
 }
 
 void Reporter::gap_ends(const std::string& name) {

@@ -10,6 +10,9 @@
 
 namespace transship::migrate {
 
+// The wall clock in milliseconds, for records and events; durations are measured with Clock.
+int64_t unix_ms_now();
+
 // Thread-safe. Events reach the sink in order, one at a time, on whichever thread caused them; the sink must be quick.
 class Reporter {
  public:
@@ -29,8 +32,6 @@ class Reporter {
   // Seconds since the move began, for the phases; `gap` parts lie between freeze and release and are taken in order.
   void gap_begins();
   void gap_part(const std::string& name);
-  // A part measured elsewhere: splits `ms` off the part that the next gap_part() would report.
-  void gap_part_measured(const std::string& name, double ms);
   void gap_ends(const std::string& name);
   double gap_ms() const;
   double total_ms() const;
@@ -52,7 +53,6 @@ class Reporter {
   Clock::time_point gap_begun_ GUARDED_BY(mu_);
   Clock::time_point gap_mark_ GUARDED_BY(mu_);
   std::vector<std::pair<std::string, double>> gap_parts_ms_ GUARDED_BY(mu_);
-  double gap_split_ms_ GUARDED_BY(mu_) = 0;
   double gap_ms_ GUARDED_BY(mu_) = 0;
 };
 

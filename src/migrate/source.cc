@@ -16,10 +16,6 @@ constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kRoundLimit{60 * 60'000};
 constexpr size_t kFileChunk = 512U << 10;
 
-int64_t unix_ms_now() {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 // What the images will hold may grow between the plan and the freeze.
 uint64_t images_reserve(const TaskFindings& tasks) {
   uint64_t bytes = tasks.anonymous_bytes + tasks.shared_bytes + tasks.tmpfs_bytes;
