@@ -12,6 +12,7 @@
 #include "network/moved_connections.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
+#include "sys/throttle.h"
 
 namespace transship::node {
 namespace {
@@ -35,6 +36,8 @@ void give_back(migrate::Services& services, const state::Move& move) {
   }
   auto cgroup = sys::Cgroup::of_process(found->container.pid);
   if (cgroup) {
+    if (auto r = sys::Throttle::lift_stale(*cgroup); !r)
+      TS_LOG_ERROR("recovery: mig={} {}: {}", move.id, move.container, r.error().message());
     if (auto r = cgroup->thaw(Deadline::in(milliseconds(5000))); !r)
       TS_LOG_ERROR("recovery: mig={} thaw {}: {}", move.id, move.container, r.error().message());
   }
