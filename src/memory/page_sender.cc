@@ -131,7 +131,7 @@ struct PageSender::State {
   bool stopping GUARDED_BY(mu) = false;
   std::optional<Error> error GUARDED_BY(mu);
   std::optional<Clock::time_point> round_start GUARDED_BY(mu);
-  RoundStats stats GUARDED_BY(mu);
+  SentStats stats GUARDED_BY(mu);
   CompressionChooser chooser GUARDED_BY(mu);
   std::vector<Thread> threads;
 
@@ -351,7 +351,7 @@ Result<> PageSender::add(SpaceId space, std::span<const PageRange> ranges, const
   return {};
 }
 
-Result<RoundStats> PageSender::finish_round(Deadline deadline) {
+Result<SentStats> PageSender::finish_round(Deadline deadline) {
   State& s = *state_;
   TS_TRY(s.check_usable());
   if (s.filling) s.seal();
@@ -365,17 +365,17 @@ Result<RoundStats> PageSender::finish_round(Deadline deadline) {
   return std::exchange(s.stats, {});
 }
 
-RoundStats PageSender::progress() const {
+SentStats PageSender::progress() const {
   MutexLock lock(state_->mu);
-  const RoundStats& s = state_->stats;
-  RoundStats r{.pages = s.pages,
-               .zero_pages = s.zero_pages,
-               .skipped_pages = s.skipped_pages,
-               .batches = s.batches,
-               .bytes_in = s.bytes_in,
-               .bytes_out = s.bytes_out,
-               .waited = s.waited,
-               .compression = state_->chooser.current()};
+  const SentStats& s = state_->stats;
+  SentStats r{.pages = s.pages,
+              .zero_pages = s.zero_pages,
+              .skipped_pages = s.skipped_pages,
+              .batches = s.batches,
+              .bytes_in = s.bytes_in,
+              .bytes_out = s.bytes_out,
+              .waited = s.waited,
+              .compression = state_->chooser.current()};
   if (state_->round_start) r.elapsed = Clock::now() - *state_->round_start;
   return r;
 }

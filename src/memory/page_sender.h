@@ -40,7 +40,7 @@ struct SkippedPages {
   bool operator==(const SkippedPages&) const = default;
 };
 
-struct RoundStats {
+struct SentStats {
   uint64_t pages = 0;                            // read, zero ones included
   uint64_t zero_pages = 0;                       // of these
   uint64_t skipped_pages = 0;                    // could not be read
@@ -75,9 +75,9 @@ class PageSender {
   Result<> add(SpaceId space, std::span<const PageRange> ranges, const ReadPages& read);
   // Returns when `send` has taken everything; the lanes may still be busy (LaneSender::flush()). The next add() begins
   // a new round.
-  Result<RoundStats> finish_round(Deadline deadline);
+  Result<SentStats> finish_round(Deadline deadline);
   // The round so far, without `skipped`. Any thread.
-  RoundStats progress() const;
+  SentStats progress() const;
   // What compression is chosen by; for logs. Any thread.
   CompressionSituation situation() const;
 
