@@ -6,7 +6,6 @@ Ends with 1 when anything is not as it must be: a lost write, a wrong value, a r
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from demokit import leftovers, subject  # noqa: E402
+from demokit.link import measure_link  # noqa: E402
 from demokit.load import Load, longest_silence_ms, problems  # noqa: E402
 from demokit.memory import OwnMemory  # noqa: E402
 from demokit.runc_subject import RuncRedis  # noqa: E402
@@ -119,21 +119,6 @@ class Demo:
             "wrong_values": report["wrong_values"], "tcp_resets": report["tcp_resets"], "source_copies": self.source_copies,
             "destination_copies": self.destination_copies, "left_behind": self.left_behind, "problems": self.wrong,
         }
-
-
-def measure_link(source, destination) -> float:
-    """Bits per second that one TCP flow gets: what the gap is compared with is measured on the same link, in the same run."""
-    server = destination.popen(["iperf3", "-s", "-1", "-B", destination.address], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(50):
-            time.sleep(0.1)
-            done = source.run(["iperf3", "-c", destination.address, "-t", "2", "-O", "1", "-J"], timeout=20, check=False)
-            if done.returncode == 0:
-                return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
-        raise LabError(f"iperf3 from {source.name} to {destination.name}: {done.stdout[-500:]}")
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def move(source, reference, destination, options=(), timeout=300) -> dict:

@@ -9,6 +9,7 @@ help_all() {
   build    compile
   test     unit tests, layer check, tests of the tools, integration tests; ends with the totals
   demo     a Redis in use moves between two lab hosts and back
+  bench    moves compared with what other tools do; speed of our own parts
   lab      the lab of hosts in namespaces: up, down, exec, status, shape
   shell    a shell inside the root, or one command
   fmt      clang-format
@@ -48,6 +49,14 @@ Prints every skipped test with its reason. The last line is `N passed, N failed,
 TEXT
     demo) cat <<'TEXT' ;;
 ./dev demo [ARGS...]    builds, then runs lab/demo.py ARGS (./dev demo -- --help shows its own options)
+TEXT
+    bench) cat <<'TEXT' ;;
+./dev bench move [OPTIONS]     builds, then moves a Redis in use with Transship, Podman's archive, runc + rsync and CRIU's
+                               post-copy in turns over the same link, and prints a table (./dev bench move --help)
+./dev bench micro [FILTER]     builds and runs memory_bench, a Google Benchmark program, and wire_bench; with FILTER, a
+                               regular expression, only those of memory_bench that match, and wire_bench if its name does
+
+All of it is the release build. Nothing else should be busy on the machine.
 TEXT
     lab) cat <<'TEXT' ;;
 ./dev lab up|down|exec|status|shape ...    the lab; ./dev lab VERB --help tells more

@@ -19,6 +19,8 @@ readonly JOBS
 . tools/dev/build.sh
 # shellcheck source=tools/dev/test.sh
 . tools/dev/test.sh
+# shellcheck source=tools/dev/bench.sh
+. tools/dev/bench.sh
 # shellcheck source=tools/dev/style.sh
 . tools/dev/style.sh
 
@@ -29,6 +31,7 @@ case $verb in
   test) test_verb "$@" ;;
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
   demo) demo_verb "$@" ;;
+  bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;
   lint) lint_verb "$@" ;;
 esac

@@ -1,0 +1,37 @@
+"""Ours, by its command line."""
+
+import json
+
+from demokit.runc_subject import RuncRedis
+from labkit.errors import LabError
+
+from .base import DESTINATION, System
+
+LONGEST = 600.0  # s
+
+
+class Transship(System):
+    name = "transship"
+
+    def __init__(self, lab, engine: str, mode: str | None):
+        """mode None: this build has no choice of modes, it stops and copies."""
+        super().__init__(lab)
+        if engine == "runc":
+            self.redis = RuncRedis(lab)
+        self.options = ["--mode", mode] if mode else []
+        self.mode = mode or "stop-copy"
+        self.note = "" if mode else "this build has no --mode"
+
+    def move(self) -> dict[str, float]:
+        argv = ["transship", "move", self.redis.reference, "--to", DESTINATION, "--json", *self.options]
+        done = self.source.run(argv, timeout=LONGEST, check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        summary = next((line for line in lines if line["message_type"] == "summary"), None)
+        if done.returncode != 0 or summary is None:
+            error = next((line["message"] for line in lines if line["message_type"] == "error"), done.stderr[-1000:])
+            raise LabError(f"transship move ended with {done.returncode}: {error}")
+        return summary["gap_parts_ms"]
+
+
+def can_choose_mode(host) -> bool:
+    return "--mode" in host.run(["transship", "move", "--help"]).stdout
