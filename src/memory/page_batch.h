@@ -52,7 +52,7 @@ struct PageBatch {
 // Compresses when `compression` says so and it saves at least 1/16 (else the batch travels as kNone); a sample tells
 // first, so that content that cannot be compressed costs little. Returns what the content travels as. `out` is replaced
 // by the frame; reuse it. `level`: zstd's, 1 … 19, others are brought into that range. A batch that breaks the rules
-// above is kInvalidArgument. Thread-safe for different `out`; each thread that calls this keeps about 2 MiB (level 1)
+// above is kInvalidArgument. Thread-safe for different `out`; each thread that calls this keeps about 1.1 MiB (level 1)
 // until it ends.
 Result<Compression> encode_batch(const PageBatch& batch, Compression compression, int level,
                                  std::vector<std::byte>& out);
