@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "base/log.h"
 #include "criu/log.h"
+#include "criu/parent_images.h"
 #include "criu/rescue.h"
 #include "criu/rpc.h"
 #include "sys/cgroup.h"
@@ -16,6 +18,7 @@ namespace transship::criu {
 namespace {
 
 constexpr const char* kLogFile = "dump.log";
+constexpr const char* kParentLink = "parent";  // CRIU makes it in the images' directory
 constexpr milliseconds kRollbackTime{10'000};
 constexpr milliseconds kEndTime{2'000};
 // CRIU's own limit for getting hold of tasks that stand still already. Its default is 10 s, during which clients wait.
@@ -39,6 +42,31 @@ bool uninterruptible(pid_t pid) {
     if (name_end != std::string::npos && stat->compare(name_end, 3, ") D") == 0) return true;
   }
   return false;
+}
+
+bool has_parent(MemoryMethod method) { return method == MemoryMethod::kParent || method == MemoryMethod::kSoftDirty; }
+
+Result<Worker> spawn_worker(const DumpOptions& o) {
+  Worker::Options how;
+  if (o.memory == MemoryMethod::kParent) {
+    how.lay_over = {o.work_dir + "/criu.kdat", kKdatFile};
+    TS_TRY_CTX(write_patched_kdat(o.kdat, how.lay_over.first), "show CRIU a kernel that tracks memory");
+  }
+  // By itself CRIU writes shared memory in full. It finds the pages of shared objects only the older of its two ways,
+  // in /proc/PID/pagemap, which a switch for its own tests chooses.
+  if (has_parent(o.memory) && !o.shared_objects.empty()) how.env = {"CRIU_TRACK_SHMEM=1", "CRIU_FAULT=135"};
+  return Worker::spawn(o.criu, how);
+}
+
+// Nothing of it is ever asked for anything: see rollback() and commit().
+Result<> limit_lazy_server(rpc::Options* opts, const std::string& work_dir) {
+  opts->set_lazy_pages(true);
+  opts->mutable_ps()->set_port(0);
+  // In the request CRIU overlooks the address, and listens on all of the host's.
+  auto config = work_dir + "/criu.conf";
+  TS_TRY(sys::write_file_atomic(config, "address 127.0.0.1\n"));
+  opts->set_config_file(config);
+  return {};
 }
 
 rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int images_fd, int work_fd) {
@@ -80,6 +108,7 @@ struct DumpSession::State {
   Worker worker;
   Fd images;  // CRIU opens them through /proc/<our pid>/fd
   Fd work;
+  std::optional<ParentImages> parent;
   Phase phase = Phase::kBusy;
   bool frozen_by_us = false;
 
@@ -89,6 +118,7 @@ struct DumpSession::State {
   }
   Result<> advance_to(std::string_view notification, Deadline deadline, const Cancel* cancel);
   Result<> freeze_seizable(Deadline deadline);
+  Result<> cover_memory() const;
   void worker_lost();
   Result<> thaw_and_verify(Deadline deadline);
 };
@@ -110,7 +140,9 @@ Result<> DumpSession::State::advance_to(std::string_view notification, Deadline 
           from_log(Errc::kUnavailable, fmt::format("CRIU gave up (errno {})", response->cr_errno())));
     }
     if (response->notify().script() == notification) return {};
-    if (auto r = worker.answer_notify(true); !r) {
+    // Comes on the way back from a lazy dump, before CRIU serves pages to whoever asks: it is not to begin with that.
+    bool go_on = response->notify().script() != "status-ready";
+    if (auto r = worker.answer_notify(go_on); !r) {
       worker_lost();
       return std::unexpected(from_log(Errc::kUnavailable, r.error().message()));
     }
@@ -133,6 +165,17 @@ Result<> DumpSession::State::freeze_seizable(Deadline deadline) {
                                  .with_remedy("try again"));
     TS_TRY(sleep_for(kVforkTime, never));
   }
+}
+
+// Requires frozen tasks, and CRIU before its first look at them.
+Result<> DumpSession::State::cover_memory() const {
+  if (!parent) return {};
+  TS_TRY_ASSIGN(auto pids, cgroup.processes());
+  TS_TRY(parent->cover_tasks(pids));
+  TS_TRY(parent->cover_shared(options.shared_objects));
+  if (options.memory != MemoryMethod::kSoftDirty) return {};
+  for (pid_t pid : pids) TS_TRY(sys::write_control(fmt::format("/proc/{}/clear_refs", pid), "4"));
+  return {};
 }
 
 // CRIU is gone, or must go because it does not answer. Its tracees are let go by the kernel: keep them standing until
@@ -182,10 +225,18 @@ Result<DumpSession> DumpSession::start(const DumpOptions& options, const Cancel&
                                .with_remedy("unpause it first"));
   TS_TRY_ASSIGN(Fd images, open_file(options.images_dir, O_RDONLY | O_DIRECTORY));
   TS_TRY_ASSIGN(Fd work, open_file(options.work_dir, O_RDONLY | O_DIRECTORY));
-  TS_TRY_ASSIGN(auto worker, Worker::spawn(options.criu));
-  TS_TRY(worker.send(dump_request(options, cgroup.path(), images.get(), work.get())));
-  DumpSession session(
-      std::make_unique<State>(options, std::move(cgroup), std::move(worker), std::move(images), std::move(work)));
+  auto request = dump_request(options, cgroup.path(), images.get(), work.get());
+  std::optional<ParentImages> parent;
+  if (has_parent(options.memory)) {
+    TS_TRY_ASSIGN(parent, ParentImages::create(options.work_dir + "/parent"));
+    request.mutable_opts()->set_track_mem(true);
+    request.mutable_opts()->set_parent_img(parent->path());
+  }
+  if (options.memory == MemoryMethod::kLazyPages) TS_TRY(limit_lazy_server(request.mutable_opts(), options.work_dir));
+  TS_TRY_ASSIGN(auto worker, spawn_worker(options));
+  TS_TRY(worker.send(request));
+  DumpSession session(std::make_unique<State>(options, std::move(cgroup), std::move(worker), std::move(images),
+                                              std::move(work), std::move(parent)));
   TS_TRY(session.state_->advance_to("pre-dump", deadline, &cancel));
   session.state_->phase = Phase::kPreDump;
   return session;
@@ -207,6 +258,7 @@ Result<DumpTimes> DumpSession::dump(const Cancel& cancel, Deadline deadline) {
     return failed(std::move(r).error());
   times.freeze = since(start);
   auto frozen_at = Clock::now();
+  if (auto r = s.cover_memory(); !r) return failed(std::move(r).error());
   s.phase = Phase::kBusy;
   if (auto r = s.worker.answer_notify(true); !r) {
     s.worker_lost();
@@ -219,6 +271,8 @@ Result<DumpTimes> DumpSession::dump(const Cancel& cancel, Deadline deadline) {
   if (auto r = s.cgroup.freeze(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
     return failed(std::move(r).error());
   times.images = since(frozen_at);
+  // Where the images are restored there is no such directory.
+  if (s.parent) (void)::unlinkat(s.images.get(), kParentLink, 0);
   if (auto r = cancel.check(); !r) return failed(std::move(r).error());
   return times;
 }
@@ -228,11 +282,18 @@ Result<> DumpSession::commit(Deadline deadline) {
   auto& s = *state_;
   s.phase = Phase::kEnded;
   // From here on the tasks must end, whatever happens to CRIU. They are frozen, so they cannot do anything meanwhile.
-  auto told = s.worker.answer_notify(true);
-  auto answer = told ? s.worker.receive(deadline) : Result<rpc::Response>(std::unexpected(told.error()));
-  s.worker.finish(deadline.sooner(Deadline::in(kEndTime)));
-  if (!answer || !answer->success())
-    TS_LOG_WARN("criu did not confirm the end of the tasks pid={}: killing them ourselves", s.options.pid);
+  if (s.options.memory == MemoryMethod::kLazyPages) {
+    // Told to go on it would wait for somebody to fetch pages. Dead tasks cannot be let go by the end of their tracer.
+    (void)s.cgroup.kill_all();
+    s.worker.kill();
+    s.worker.finish(deadline.sooner(Deadline::in(kEndTime)));
+  } else {
+    auto told = s.worker.answer_notify(true);
+    auto answer = told ? s.worker.receive(deadline) : Result<rpc::Response>(std::unexpected(told.error()));
+    s.worker.finish(deadline.sooner(Deadline::in(kEndTime)));
+    if (!answer || !answer->success())
+      TS_LOG_WARN("criu did not confirm the end of the tasks pid={}: killing them ourselves", s.options.pid);
+  }
   s.frozen_by_us = false;
   TS_TRY_ASSIGN(auto never, Cancel::create());
   while (true) {

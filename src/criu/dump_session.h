@@ -15,6 +15,7 @@
 
 #include "base/cancel.h"
 #include "base/result.h"
+#include "criu/memory_method.h"
 
 namespace transship::criu {
 
@@ -30,6 +31,13 @@ struct DumpOptions {
   uint32_t ghost_limit = 64U << 20;    // bytes of a deleted but open file
   int log_level = 2;                   // 2: errors and warnings. Each further level costs time while frozen.
   milliseconds freeze_timeout{2000};
+  // Other than kFull: the images have no content of memory that somebody else carries, only holes where it is missing
+  // (criu/lazy_images.h fills them). kParent needs `kdat` from probe_memory_method().
+  MemoryMethod memory = MemoryMethod::kFull;
+  KdatPatch kdat;
+  // With kParent and kSoftDirty: shared memory objects (CRIU's ids of them) whose pages become holes too where a task
+  // has them mapped. Only anonymous shared mappings and System V segments; memfds are always written in full.
+  std::vector<uint64_t> shared_objects;
 };
 
 struct DumpTimes {
@@ -37,10 +45,10 @@ struct DumpTimes {
   milliseconds images{0};  // from then until the images were complete
 };
 
-// One thread. Owns the CRIU process. Should CRIU be killed by somebody else before dump() returns, the tasks go on and
-// their network is opened again, but a connection that was just being saved can break: the kernel lets traced tasks go
-// at once, and until they are frozen again they may find a socket in repair mode. After dump() they stay frozen and
-// nothing is lost.
+// One thread. Owns the CRIU process and two entries of work_dir, "parent" and "criu.kdat". Should CRIU be killed by
+// somebody else before dump() returns, the tasks go on and their network is opened again, but a connection that was
+// just being saved can break: the kernel lets traced tasks go at once, and until they are frozen again they may find a
+// socket in repair mode. After dump() they stay frozen and nothing is lost.
 class DumpSession {
  public:
   // Starts CRIU and returns when it has prepared itself. The tasks go on running.

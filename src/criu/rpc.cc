@@ -21,12 +21,16 @@ Result<PacketSocketPair> make_packet_pair() {
   return PacketSocketPair{Fd(fds[0]), Fd(fds[1])};
 }
 
-Result<Worker> Worker::spawn(const std::string& criu_program) {
+Result<Worker> Worker::spawn(const std::string& criu_program, const Options& how) {
   TS_TRY_ASSIGN(PacketSocketPair pair, make_packet_pair());
   sys::Child::Options options;
   options.argv = {criu_program, "swrk", std::to_string(kRpcFd)};
   options.extra_fd = pair.theirs.get();
   options.extra_fd_as = kRpcFd;
+  options.env = how.env;
+  options.lay_over = how.lay_over;
+  options.mount_namespace = how.mount_namespace;
+  options.root = how.root;
   Worker worker;
   auto child = sys::Child::spawn(options);
   if (!child)

@@ -2,6 +2,7 @@
 #pragma once
 #include <csignal>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/cancel.h"
@@ -22,7 +23,13 @@ Result<PacketSocketPair> make_packet_pair();
 // there.
 class Worker {
  public:
-  static Result<Worker> spawn(const std::string& criu_program);
+  struct Options {
+    std::vector<std::string> env = {};                  // "NAME=value", beside ours
+    std::pair<std::string, std::string> lay_over = {};  // see sys::Child
+    int mount_namespace = -1, root = -1;                // see sys::Child
+  };
+  static Result<Worker> spawn(const std::string& criu_program) { return spawn(criu_program, {}); }
+  static Result<Worker> spawn(const std::string& criu_program, const Options& how);
   Result<> send(const rpc::Request& request);
   // kUnavailable when CRIU has gone.
   Result<rpc::Response> receive(Deadline deadline, const Cancel* cancel = nullptr);

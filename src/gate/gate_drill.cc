@@ -1,7 +1,9 @@
 // For the integration tests: one dump, or one restore through the gate, step by step from a script. Prints one JSON
 // line per step; a step's failure is printed and is the exit code. Reads a line from stdin where it says so.
 //
-//   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR --then commit|rollback|ask
+//   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR [--memory best|full|lazy-pages|parent]
+//                   [--shared ID,ID…] --then commit|rollback|ask
+//   gate_drill method --work DIR
 //   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then
 //   release|kill|ask
 //
@@ -16,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "criu/dump_session.h"
 #include "engine/oci_bundle.h"
 #include "gate/gate.h"
@@ -44,6 +47,32 @@ std::string ask() {
 
 std::string decide(const Options& o) { return o.at("then") == "ask" ? ask() : o.at("then"); }
 
+criu::MethodFinding probe_method(const std::string& scratch_dir) {
+  auto begin = Clock::now();
+  auto found = criu::probe_memory_method("criu", scratch_dir, Deadline::in(kStep));
+  auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - begin);
+  say({{"step", "method"}, {"best", criu::method_name(found.method)}, {"why", found.why}, {"took_ms", took.count()}});
+  return found;
+}
+
+// Which way memory is left out: the best one, or the one that was asked for.
+Result<> choose_memory(const Options& o, criu::DumpOptions& options) {
+  auto wanted = o.contains("memory") ? o.at("memory") : "full";
+  if (o.contains("shared")) {
+    for (const auto& id : split(o.at("shared"), ',')) {
+      TS_TRY_ASSIGN(uint64_t number, parse_u64(id, "shared object"));
+      options.shared_objects.push_back(number);
+    }
+  }
+  if (wanted == "full") return {};
+  auto found = probe_method(options.work_dir);
+  options.kdat = found.kdat;
+  options.memory = wanted == "lazy-pages" ? criu::MemoryMethod::kLazyPages : found.method;
+  if (wanted != "best" && wanted != criu::method_name(options.memory))
+    return fail(Errc::kKernelFeatureMissing, "this host cannot do method {}", wanted);
+  return {};
+}
+
 int drill_dump(const Options& o, const Cancel& cancel) {
   auto bundle = engine::load_oci_bundle(o.at("bundle"));
   if (!bundle) return failed("bundle", bundle.error());
@@ -52,6 +81,7 @@ int drill_dump(const Options& o, const Cancel& cancel) {
   if (!options) return failed("options", options.error());
   options->images_dir = o.at("images");
   options->work_dir = o.at("work");
+  if (auto r = choose_memory(o, *options); !r) return failed("method", r.error());
   auto descriptors = engine::descriptors_json(pid);
   if (!descriptors) return failed("descriptors", descriptors.error());
   if (auto r = sys::write_file_atomic(options->images_dir + "/descriptors.json", *descriptors); !r)
@@ -157,6 +187,7 @@ int main(int argc, char** argv) {
   std::string verb = argv[1];
   try {
     if (verb == "dump") return drill_dump(o, *cancel);
+    if (verb == "method") return (void)probe_method(o.at("work")), 0;
     if (verb == "gate") return drill_gate(o, *cancel);
     if (verb == "adopt") return drill_adopt(o);
     if (verb == "clean") return drill_clean();

@@ -1,7 +1,9 @@
 #include "sys/process.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -39,16 +41,32 @@ bool place_fd(int from, int to) {
   return ::dup2(from, to) >= 0;
 }
 
+// Only system calls: this runs between fork and exec.
+bool set_mounts(const Child::Options& o) {
+  // Joining leads to the namespace's own root, out of a chroot.
+  if (o.mount_namespace >= 0 &&
+      (::setns(o.mount_namespace, CLONE_NEWNS) != 0 || ::fchdir(o.root) != 0 || ::chroot(".") != 0))
+    return false;
+  if (o.lay_over.first.empty()) return true;
+  // Slave, not private: what the host mounts later is to be seen here as well, only not the other way round.
+  return ::unshare(CLONE_NEWNS) == 0 && ::mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
+         ::mount(o.lay_over.first.c_str(), o.lay_over.second.c_str(), nullptr, MS_BIND, nullptr) == 0;
+}
+
 [[noreturn]] void exec_child(const ExecImage& image, const Child::Options& o, int error_fd) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (o.new_group) ::setpgid(0, 0);
+  if (o.new_session)
+    ::setsid();
+  else if (o.new_group)
+    ::setpgid(0, 0);
   int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   bool ok = place_fd(o.stdin_fd >= 0 ? o.stdin_fd : null_fd, 0);
   if (o.stdout_fd >= 0) ok = ok && place_fd(o.stdout_fd, 1);
   if (o.stderr_fd >= 0) ok = ok && place_fd(o.stderr_fd, 2);
   if (o.extra_fd >= 0) ok = ok && place_fd(o.extra_fd, o.extra_fd_as);
+  ok = ok && set_mounts(o);
   if (ok) ::execvpe(image.argv[0], image.argv.data(), image.env.data());
   int e = errno;
   (void)!::write(error_fd, &e, sizeof e);
@@ -135,7 +153,7 @@ Result<Child> Child::spawn(const Options& options) {
   if (pid == 0) exec_child(image, options, error_pipe.write.get());
   Child child;
   child.pid_ = pid;
-  child.group_ = options.new_group;
+  child.group_ = options.new_group || options.new_session;
   error_pipe.write.reset();
   int exec_errno = 0;
   if (auto r = read_exact(error_pipe.read.get(), std::as_writable_bytes(std::span(&exec_errno, 1))); r) {

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/cancel.h"
@@ -42,6 +43,13 @@ class Child {
     // One more descriptor to hand over, under this number (> 2); -1 for none.
     int extra_fd = -1, extra_fd_as = 3;
     bool new_group = true;
+    bool new_session = false;  // with a group of its own too
+    // A mount namespace of its own in which the file `lay_over.first` lies over the file `lay_over.second`; both empty:
+    // none. Nobody else sees it, and it ends with the child.
+    std::pair<std::string, std::string> lay_over = {};
+    // The mount namespace and the root directory of a process to join: descriptors of /proc/PID/ns/mnt and
+    // /proc/PID/root; -1: ours.
+    int mount_namespace = -1, root = -1;
   };
   static Result<Child> spawn(const Options& options);
   Child() = default;

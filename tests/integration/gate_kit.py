@@ -149,10 +149,10 @@ def start_in_background(host):
     return host.popen(["podman", "start", NAME], stdin=-3, stdout=-1, stderr=-2, text=True)
 
 
-def dump(host, then="ask") -> Drill:
+def dump(host, then="ask", memory="full", *options) -> Drill:
     fresh_dirs(host)
     return Drill(host, "dump", "--pid", str(container_pid(host)), "--bundle", bundle(host), "--images", IMAGES, "--work", WORK,
-                 "--then", then)
+                 "--then", then, "--memory", memory, *options)
 
 
 def carry_descriptors(source, destination) -> None:

@@ -1,0 +1,62 @@
+// CRIU's image files: framing, and the few that we read or write. Pure functions, thread-safe; any bytes at all are
+// fine: kCorrupt says what is wrong with them. `name` is for error messages only.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "proto/criu_images.pb.h"
+
+namespace transship::criu {
+
+// The second word of a file, which says what it holds. The inventory has this one only.
+enum class ImageMagic : uint32_t {
+  kPagemap = 0x56084025,  // of a process and of a shared object
+  kMm = 0x57492820,
+  kProcessTree = 0x50273030,
+  kInventory = 0x58313116,
+};
+
+// Flags of a pagemap entry. Without any the content is elsewhere, and whoever restores must know where.
+constexpr uint32_t kPageInParent = 1;  // a hole: the content is in the parent's images
+constexpr uint32_t kPageLazy = 2;      // a lazy restore leaves it to the pager, even when it is here
+constexpr uint32_t kPagePresent = 4;   // the content is in the pages file
+
+constexpr uint64_t kImagePage = 4096;
+// What user space can have at most (five-level page tables), in bytes.
+constexpr uint64_t kAddressLimit = 1ULL << 56;
+// A pagemap of 16 million entries; everything else is far below.
+constexpr size_t kMaxImageBytes = 512U << 20;
+
+// The records of a file, undecoded.
+Result<std::vector<std::string_view>> parse_image(std::string_view bytes, ImageMagic magic, std::string_view name);
+std::string serialize_image(ImageMagic magic, const std::vector<std::string>& records);
+
+struct Pagemap {
+  img::PagemapHead head;
+  // Ascending, not overlapping, of whole pages, below kAddressLimit; `nr_pages` and `flags` are always set, the two
+  // older forms of them never.
+  std::vector<img::PagemapEntry> entries;
+};
+Result<Pagemap> parse_pagemap(std::string_view bytes, std::string_view name);
+std::string serialize_pagemap(const Pagemap& pagemap);
+
+// Ascending and not overlapping, of whole pages. Guard areas, which CRIU lists as well, are left out.
+Result<std::vector<img::Vma>> parse_mappings(std::string_view bytes, std::string_view name);
+// Will CRIU register it with userfaultfd when it restores lazily? Others must be filled from the images.
+bool can_be_lazy(const img::Vma& vma);
+
+// Pids of all processes, zombies included, in the order of the file; positive, each once.
+Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::string_view name);
+
+// A regular file of `directory`, whole; symbolic links are not followed. kNotFound when it is not there.
+Result<std::string> read_image(int directory, const std::string& name, size_t limit = kMaxImageBytes);
+// Replaces the file by way of another one beside it.
+Result<> write_image(int directory, const std::string& name, std::string_view bytes);
+
+}  // namespace transship::criu
