@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <linux/fs.h>
 #include <linux/userfaultfd.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -12,6 +11,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>

@@ -1,10 +1,8 @@
 #include "memory/page_sender.h"
 
-#include <time.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <ctime>
 #include <deque>
 #include <optional>
 #include <thread>
@@ -366,17 +364,17 @@ Result<SentStats> PageSender::finish_round(Deadline deadline) {
 }
 
 SentStats PageSender::progress() const {
-  MutexLock lock(state_->mu);
-  const SentStats& s = state_->stats;
-  SentStats r{.pages = s.pages,
-              .zero_pages = s.zero_pages,
-              .skipped_pages = s.skipped_pages,
-              .batches = s.batches,
-              .bytes_in = s.bytes_in,
-              .bytes_out = s.bytes_out,
-              .waited = s.waited,
-              .compression = state_->chooser.current()};
-  if (state_->round_start) r.elapsed = Clock::now() - *state_->round_start;
+  const State& s = *state_;
+  MutexLock lock(s.mu);
+  SentStats r{.pages = s.stats.pages,
+              .zero_pages = s.stats.zero_pages,
+              .skipped_pages = s.stats.skipped_pages,
+              .batches = s.stats.batches,
+              .bytes_in = s.stats.bytes_in,
+              .bytes_out = s.stats.bytes_out,
+              .waited = s.stats.waited,
+              .compression = s.chooser.current()};
+  if (s.round_start) r.elapsed = Clock::now() - *s.round_start;
   return r;
 }
 
