@@ -117,6 +117,7 @@ MemoryDescriptors memory_descriptors(pid_t pid) {
     if (n <= 0) continue;
     std::string_view link(target.data(), static_cast<size_t>(n));
     if (link == "anon_inode:[io_uring]") found.io_uring = true;
+    if (link == "anon_inode:[userfaultfd]") found.userfaultfd = true;
     // Only files have the flag, or can have it: the others need no second look.
     if (found.direct_io || !link.starts_with('/')) continue;
     auto info = sys::read_file(fmt::format("/proc/{}/fdinfo/{}", pid, entry->d_name), 1U << 20);

@@ -46,8 +46,9 @@ uint64_t parse_innermost_pid(std::string_view status);
 
 // Descriptors of a process that decide how its memory can be followed.
 struct MemoryDescriptors {
-  bool io_uring = false;   // its registered buffers are written without a page fault
-  bool direct_io = false;  // O_DIRECT: reads that are under way are written without a page fault
+  bool userfaultfd = false;  // of its own
+  bool io_uring = false;     // its registered buffers are written without a page fault
+  bool direct_io = false;    // O_DIRECT: reads that are under way are written without a page fault
 };
 // As far as it can be read; a process that ends meanwhile has none.
 MemoryDescriptors memory_descriptors(pid_t pid);
