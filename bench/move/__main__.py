@@ -25,11 +25,18 @@ def main() -> int:
     except LabError as e:
         print(f"bench: {e}", file=sys.stderr)
         failed = True
-    if bench.rows:
-        print(report.table(bench.rows))
+    finally:
+        show(bench)
+    return int(failed or any(not row["runs"] or row["wrong_bytes"] for row in bench.rows()))
+
+
+def show(bench: Bench) -> None:
+    """Also what there is when somebody ends it before its time."""
+    result = bench.result()
+    if result["rows"]:
+        print(report.table(result["rows"]), flush=True)
     if bench.options.json:
-        bench.options.json.write_text(json.dumps(bench.result(), indent=1) + "\n", encoding="utf-8")
-    return int(failed or any(not row["runs"] or row["wrong_bytes"] for row in bench.rows))
+        bench.options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

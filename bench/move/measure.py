@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labkit import cgroup
 from labkit.api import Host
+from labkit.errors import LabError
 
 PERIOD = 0.05  # s between two looks at the memory
 PROGRAM = "redis-server"
@@ -64,13 +65,13 @@ def tmpfs_bytes(pid: int) -> int:
 
 def memory_file_bytes(pids: list[int]) -> int:
     """Of memfds that are open somewhere, each once."""
-    found: dict[int, int] = {}
+    found: dict[tuple[int, int], int] = {}
     for pid in pids:
         try:
             for entry in os.scandir(f"/proc/{pid}/fd"):
                 if os.readlink(entry.path).startswith("/memfd:"):
                     s = os.stat(entry.path)
-                    found[s.st_ino] = s.st_blocks * 512
+                    found[s.st_dev, s.st_ino] = s.st_blocks * 512
         except OSError:
             pass  # the process, or the descriptor, has gone
     return sum(found.values())
@@ -83,21 +84,26 @@ class MemoryWatch:
         self.source, self.destination = source, destination
         self.before = used_memory(destination)
         self.most, self.daemon_most = self.before, 0
-        self.ended = threading.Event()
+        self.ended, self.error = threading.Event(), ""
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def _watch(self):
-        while not self.ended.wait(PERIOD):
-            self.most = max(self.most, used_memory(self.destination))
-            self.daemon_most = max(self.daemon_most, resident(self.source, DAEMON))
+        try:
+            while not self.ended.wait(PERIOD):
+                self.most = max(self.most, used_memory(self.destination))
+                self.daemon_most = max(self.daemon_most, resident(self.source, DAEMON))
+        except (OSError, ValueError) as e:
+            self.error = str(e)
 
     def stop(self) -> None:
         self.ended.set()
         self.thread.join(10)
 
     def extra(self, container: int) -> int:
-        """Bytes beyond the container's own, and beyond what was in use before."""
+        """Bytes beyond the container's own, and beyond what was in use before. After stop()."""
+        if self.error:
+            raise LabError(f"the memory of {self.destination.name} could not be watched: {self.error}")
         return max(0, self.most - self.before - container)
 
 

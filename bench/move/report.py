@@ -18,6 +18,11 @@ class Row:
     def good(self) -> list[Run]:
         return [run for run in self.runs if not run.error]
 
+    @property
+    def given_up(self) -> bool:
+        """What has failed twice and never worked is not tried again: a failure can take minutes."""
+        return len(self.runs) >= 2 and not self.good
+
     def median(self, name: str) -> float | None:
         """None when no run succeeded, or none has that figure."""
         found = [value for run in self.good if (value := getattr(run, name)) is not None]

@@ -22,7 +22,7 @@ class Bench:
         self.options = options
         self.scene = Scene(options.lab, options.rate, options.delay)
         self.memory = None
-        self.rows: list[dict] = []
+        self.measured: list[tuple[list[Row], list[float]]] = []  # rows of a cell, and the link's rates by iperf3
 
     def run(self) -> None:
         if not self.options.cold:
@@ -31,7 +31,7 @@ class Bench:
         self.scene.up()
         try:
             for cell in self.cells():
-                self.rows += self.run_cell(cell)
+                self.run_cell(cell)
         finally:
             self.scene.down()
 
@@ -39,16 +39,19 @@ class Bench:
         o = self.options
         return [Cell(size, rate, values) for size in o.sizes for values in o.values for rate in o.write_rates]
 
-    def run_cell(self, cell: Cell) -> list[dict]:
+    def run_cell(self, cell: Cell) -> None:
         can_choose = can_choose_mode(self.scene.lab.host(SOURCE))
         systems = chosen(self.scene.lab, self.options, can_choose)
         rows = {system: Row(system.name, system.mode, cell, system.note) for system in systems}
-        rates = []
+        shown, rates = list(rows.values()), []
+        self.measured.append((shown, rates))
         for number in range(self.options.runs):
             rates.append(self.link_rate())
             # Another one begins each time, so that none always follows the same neighbour.
             turn = number % len(systems)
             for system in systems[turn:] + systems[:turn]:
+                if rows[system].given_up:
+                    continue
                 say(f"{cell.size_mib} MiB {cell.values}, {cell.write_rate} SET/s, run {number + 1}: {system.name} {system.mode}", end="")
                 begin = time.monotonic()
                 run = self.scene.run(system, cell)
@@ -57,8 +60,7 @@ class Bench:
                 say(f": {outcome} ({time.monotonic() - begin:.0f} s)")
             if number == 0:
                 systems = self.best_of_contests(systems, rows)
-        link = {"link": self.options.rate, "delay": self.options.delay, "link_bits_per_second": round(median(rates))}
-        return [as_json(rows[system], link) for system in systems]
+                shown[:] = [rows[system] for system in systems]
 
     def link_rate(self) -> float:
         self.scene.shape()
@@ -80,8 +82,14 @@ class Bench:
                 rows[system].note += "; ".join(f"faster than {s.mode}, which took {said(rows[s])}" for s in others)
         return kept
 
+    def rows(self) -> list[dict]:
+        """What has been measured, also when the bench was ended in the middle."""
+        link = {"link": self.options.rate, "delay": self.options.delay}
+        return [as_json(row, link | {"link_bits_per_second": round(median(rates))})
+                for rows, rates in self.measured for row in rows if row.runs]
+
     def result(self) -> dict:
-        return {"machine": machine(), "rows": self.rows}
+        return {"machine": machine(), "rows": self.rows()}
 
 
 def said(row: Row) -> str:

@@ -73,30 +73,36 @@ class Scene:
             self.lab.clear_shape(host)
 
     def run(self, system: System, cell: Cell) -> Run:
-        """Never raises for what a system does wrong: that is its row's error."""
+        """Whatever goes wrong in a run is its row's error: the other rows go on."""
         try:
             try:
-                run = self._run(system, cell)
+                return self._run(system, cell)
             finally:
                 self.clean_up(system)
         except LabError as e:
             return Run(error=str(e))
-        return run
+        except Exception as e:
+            return Run(error=f"{type(e).__name__}: {e}")
 
     def clean_up(self, system: System) -> None:
         """A lab in which something cannot be removed is thrown away: the next run gets a new one."""
         try:
-            system.clean_up()
-            for host in (system.source, system.destination):
-                system.redis.remove(host)
-                host.run(["rm", "-rf", RuncRedis.bundle, f"/var/lib/transship/bundles/{system.redis.name}"])
-            if system.redis.address in self.lab.routes():
-                self.lab.unroute(system.redis.address)
-            self.clear_shape()
+            try:
+                system.clean_up()
+            finally:
+                self.remove(system)
             self.check_gone(system)
-        except LabError:
+        except Exception:
             self.down()
             self.up()
+
+    def remove(self, system: System) -> None:
+        for host in (system.source, system.destination):
+            system.redis.remove(host)
+            host.run(["rm", "-rf", RuncRedis.bundle, f"/var/lib/transship/bundles/{system.redis.name}"])
+        if system.redis.address in self.lab.routes():
+            self.lab.unroute(system.redis.address)
+        self.clear_shape()
 
     def check_gone(self, system: System) -> None:
         end = time.monotonic() + 5
@@ -148,7 +154,7 @@ class Scene:
         run.served_ratio = served_ratio(report, before, begin, end)
         run.lost_connections = report["lost"]
         run.extra_bytes = watch.extra(measure.resident(system.destination, measure.PROGRAM))
-        run.daemon_bytes = watch.daemon_most
+        run.daemon_bytes = watch.daemon_most if system.has_daemon else 0
         return run
 
     def check_moved(self, system: System) -> None:

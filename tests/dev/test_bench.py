@@ -10,9 +10,10 @@ from conftest import SOURCE
 
 sys.path[0:0] = [str(SOURCE / "bench"), str(SOURCE / "lab")]
 
+from labkit.errors import LabError  # noqa: E402
 from move import options, report  # noqa: E402
 from move.runner import Bench  # noqa: E402
-from move.scene import Cell, Run  # noqa: E402
+from move.scene import Cell, Run, Scene  # noqa: E402
 from move.workload import longest_silence, served_ratio  # noqa: E402
 
 BENCH = [sys.executable, SOURCE / "bench/move"]
@@ -79,6 +80,41 @@ def test_a_row_is_its_good_runs_and_says_what_failed():
     assert (r["runs"], r["gap_ms_median"], r["gap_ms_min"], r["gap_ms_max"]) == (3, 20, 10, 30)
     assert (r["wrong_bytes"], r["lost_connections"], r["connections_survived"]) == (7, 2, False)
     assert (r["bytes_over_rss"], r["source_daemon_rss_max"], r["errors"]) == (3.0, 5, ["no luck"])
+
+
+def test_what_never_works_is_given_up():
+    def given_up(*runs):
+        return report.Row("criu-lazy", "", CELL, runs=list(runs)).given_up
+
+    bad = Run(error="no")
+    assert not given_up() and not given_up(bad) and not given_up(good(1), bad, bad) and given_up(bad, bad)
+
+
+@pytest.mark.parametrize("error, words", [(LabError("podman said no"), "podman said no"), (KeyError("x"), "KeyError")])
+def test_an_error_in_a_run_is_its_rows_and_everything_is_cleaned_up(monkeypatch, error, words):
+    def fail(*_):
+        raise error
+
+    scene, done = Scene("never-up", "1gbit", "1ms"), []
+    monkeypatch.setattr(scene, "_run", fail)
+    monkeypatch.setattr(scene, "clean_up", done.append)
+    assert words in scene.run("system", CELL).error
+    assert done == ["system"]
+
+
+def test_a_lab_that_cannot_be_cleaned_up_is_replaced(monkeypatch):
+    class Stubborn:
+        def clean_up(self):
+            raise LabError("it hangs")
+
+    scene, done = Scene("never-up", "1gbit", "1ms"), []
+    for name in ("remove", "check_gone"):
+        monkeypatch.setattr(scene, name, lambda _, name=name: done.append(name))
+    for name in ("down", "up"):
+        monkeypatch.setattr(scene, name, lambda name=name: done.append(name))
+    scene.clean_up(Stubborn())
+    assert done == ["remove", "down", "up"]
+    assert scene.delay == "500us"
 
 
 def test_the_table_has_ratios_to_ours_and_every_failure():

@@ -29,6 +29,7 @@ class System:
     name = ""
     mode = ""
     note = ""
+    has_daemon = False
     contest = ""  # of systems with the same word here only the best stays after the first run
 
     def __init__(self, lab: Lab):

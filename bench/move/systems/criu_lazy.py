@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 
-from ..measure import Stopwatch
+from ..measure import PROGRAM, Stopwatch, resident
 from .base import error_lines
 from .runc_rsync import IMAGES, LOGS, Bundle
 
@@ -16,7 +16,7 @@ PORT = 27000
 PIPE_LIMIT = Path("/proc/sys/fs/pipe-max-size")
 PIPE_BYTES = 4 << 20
 FIRST_WORD = 120.0   # s until the checkpoint is written
-ALL_PAGES = 600.0    # s until the last page is there
+ALL_PAGES = 300.0    # s until the last page is there; with writers and a delay it can take for ever
 
 
 class CriuLazy(Bundle):
@@ -80,7 +80,9 @@ class CriuLazy(Bundle):
         try:
             code = process.wait(ALL_PAGES)
         except subprocess.TimeoutExpired:
-            raise LabError(f"{what} had not ended after {ALL_PAGES:g} s: {error_lines(host, f'{LOGS}/{log}')}") from None
+            there = resident(self.destination, PROGRAM) >> 20
+            raise LabError(f"{what} had not ended after {ALL_PAGES:g} s, {there} MiB of the container were there."
+                           f" {error_lines(host, f'{LOGS}/{log}')}".strip()) from None
         if code:
             raise LabError(f"{what} ended with {code}: {error_lines(host, f'{LOGS}/{log}')}")
 

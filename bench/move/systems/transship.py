@@ -12,6 +12,7 @@ LONGEST = 600.0  # s
 
 class Transship(System):
     name = "transship"
+    has_daemon = True
 
     def __init__(self, lab, engine: str, mode: str | None):
         """mode None: this build has no choice of modes, it stops and copies."""
