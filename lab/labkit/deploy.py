@@ -9,7 +9,7 @@ from .errors import LabError
 from .run import run
 from .services import order, wait_until
 
-PROGRAMS = ("transshipd", "transship", "transship-runtime")
+PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager")
 DEFAULT_BUILD = config.BUILD / "bin"
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)
 

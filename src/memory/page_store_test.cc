@@ -132,7 +132,7 @@ TEST_F(PageStoreTest, OnlyTheGivenRangesAreKept) {
   std::vector<PageRange> keep{{kBase + 0x1000, 2}, {kBase + 0x5000, 1}, {kBase + 0x100000, 5}};
   store_.keep_only(kTask, keep);
   EXPECT_EQ(store_.bytes_held(), 3 * kPageBytes);
-  for (uint64_t page : {1, 2, 5}) EXPECT_EQ(value_at(kTask, kBase + page * kPageBytes), 1) << page;
+  for (uint64_t page : {1U, 2U, 5U}) EXPECT_EQ(value_at(kTask, kBase + page * kPageBytes), 1) << page;
   EXPECT_EQ(store_.state(kTask, far), PageState::kAbsent);
   // A range that covers a whole chunk and more.
   store_.keep_only(kTask, {{PageRange{kBase - kPageBytes, 100'000}}});

@@ -61,6 +61,7 @@ struct PagerCounters {
   std::atomic<uint64_t> requests;        // faults on pages that had not arrived
   std::atomic<uint64_t> tasks;           // that the pager has seen, forked ones too
   std::atomic<uint64_t> tasks_gone;      // that ended before they were filled
+  std::atomic<uint64_t> cpu_us;          // of the pager; known when it has ended
   WaitHistogram waits;                   // of faults on expected pages, from the pager's reading them to their end
 };
 
