@@ -1,5 +1,6 @@
 """./dev bench: its options, its arithmetic, and clients that see what is wrong. The moves themselves: tests/integration."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from conftest import SOURCE
 sys.path[0:0] = [str(SOURCE / "bench"), str(SOURCE / "lab")]
 
 from labkit.errors import LabError  # noqa: E402
-from move import options, report  # noqa: E402
+from move import measure, options, report  # noqa: E402
 from move.runner import Bench  # noqa: E402
 from move.scene import Cell, Run, Scene  # noqa: E402
 from move.workload import longest_silence, served_ratio  # noqa: E402
@@ -61,6 +62,19 @@ def test_throughput_is_compared_with_what_it_was():
     served = {"served": [[t / 10, 100] for t in range(0, 20)] + [[2.5, 100], [2.6, 100], [3.0, 100], [5.0, 100]]}
     assert served_ratio(served, before=0.0, begin=2.0, end=4.0) == pytest.approx(0.15)
     assert served_ratio({"served": []}, 0.0, 2.0, 4.0) is None
+
+
+def test_memory_files_count_once():
+    before = measure.memory_file_bytes([os.getpid()])
+    fd = os.memfd_create("pages")
+    again = os.dup(fd)
+    try:
+        os.ftruncate(fd, 64 << 20)  # what was never written takes no memory
+        os.pwrite(fd, b"x" * (3 << 20), 8 << 20)
+        assert measure.memory_file_bytes([os.getpid(), os.getpid()]) - before == 3 << 20
+    finally:
+        os.close(fd)
+        os.close(again)
 
 
 CELL = Cell(64, 2000, "random")
@@ -135,7 +149,7 @@ def test_only_the_best_of_a_contest_goes_on():
 
     ours, slow, fast, broken = Variant("auto", ""), Variant("zstd", "p"), Variant("none", "p"), Variant("xz", "p")
     rows = {ours: report.Row("transship", "auto", CELL, runs=[good(500)]), slow: report.Row("podman", "zstd", CELL, runs=[good(90)]),
-            fast: report.Row("podman", "none", CELL, runs=[good(60)]), broken: report.Row("podman", "xz", CELL, runs=[Run(error="x")])}
+            fast: report.Row("podman", "none", CELL, runs=[good(60, gap_ms=200)]), broken: report.Row("podman", "xz", CELL, runs=[Run(error="x")])}
     assert Bench.best_of_contests([ours, slow, fast, broken], rows) == [ours, fast]
     assert "zstd, which took 90 ms" in rows[fast].note and "xz, which took no time, it failed" in rows[fast].note
 

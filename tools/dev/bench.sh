@@ -22,23 +22,24 @@ bench_move() {
 
 bench_micro() {
   (($# <= 1)) || usage_error "bench micro takes one FILTER"
-  local filter=${1:-} programs=() program
+  local filter=${1:-.} matched=no program
   [[ $filter != -* ]] || usage_error "bench micro does not know '$filter'"
-  if [[ -z $filter || wire_bench =~ $filter ]]; then programs+=(wire_bench); fi
-  if [[ -z $filter || ${#programs[@]} == 0 ]]; then programs+=(memory_bench); fi
   configure release
-  for program in "${programs[@]}"; do
+  for program in memory_bench wire_bench; do
     has_target "$program" || fail "this checkout has no $program: nothing in bench/CMakeLists.txt makes it"
   done
-  build release "${programs[@]}"
-  for program in "${programs[@]}"; do
-    stage "$program"
-    if [[ $program == memory_bench && -n $filter ]]; then
-      "build/release/bin/$program" --benchmark_filter="$filter"
-    else
-      "build/release/bin/$program"
-    fi
-  done
+  build release memory_bench wire_bench
+  if [[ $(build/release/bin/memory_bench --benchmark_list_tests --benchmark_filter="$filter" 2>/dev/null) ]]; then
+    matched=yes
+    stage memory_bench
+    build/release/bin/memory_bench --benchmark_filter="$filter"
+  fi
+  if [[ wire_bench =~ $filter ]]; then
+    matched=yes
+    stage wire_bench
+    build/release/bin/wire_bench
+  fi
+  [[ $matched == yes ]] || fail "no part matches '$filter': build/release/bin/memory_bench --benchmark_list_tests has their names"
 }
 
 has_target() { ninja -C build/release -t query "$1" >/dev/null 2>&1; }

@@ -53,8 +53,8 @@ TEXT
     bench) cat <<'TEXT' ;;
 ./dev bench move [OPTIONS]     builds, then moves a Redis in use with Transship, Podman's archive, runc + rsync and CRIU's
                                post-copy in turns over the same link, and prints a table (./dev bench move --help)
-./dev bench micro [FILTER]     builds and runs memory_bench, a Google Benchmark program, and wire_bench; with FILTER, a
-                               regular expression, only those of memory_bench that match, and wire_bench if its name does
+./dev bench micro [FILTER]     builds and runs memory_bench (a Google Benchmark program) and wire_bench. FILTER is a regular
+                               expression: only those parts of memory_bench, and wire_bench if its name matches
 
 All of it is the release build. Nothing else should be busy on the machine.
 TEXT
