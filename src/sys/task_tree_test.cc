@@ -306,19 +306,22 @@ class RealTree : public testing::Test {
     const Seen* seen = f.find(trait);
     return seen == nullptr ? 0 : seen->count;
   }
+  // The thread sanitizer maps a deleted file of its own.
+  const uint64_t ghosts_before_ = count(inspect(), Trait::kGhostFile);
 };
 
 TEST_F(RealTree, DeletedFilesCountOnceWithTheirSize) {
   std::string path = std::filesystem::canonical(testing::TempDir()).string() + "/ghostXXXXXX";
   Fd file(::mkstemp(path.data()));
   ASSERT_TRUE(write_all(file.get(), std::string(1U << 20, 'x')));
-  EXPECT_EQ(count(inspect(), Trait::kGhostFile), 0U);
+  EXPECT_EQ(count(inspect(), Trait::kGhostFile), ghosts_before_);
   ASSERT_EQ(::unlink(path.c_str()), 0);
   Fd again(::dup(file.get()));
   auto f = inspect();
-  ASSERT_EQ(count(f, Trait::kGhostFile), 1U);
-  EXPECT_GE(f.find(Trait::kGhostFile)->amount, 1U << 20);
-  EXPECT_EQ(f.find(Trait::kGhostFile)->examples[0].detail, path);
+  ASSERT_EQ(count(f, Trait::kGhostFile), ghosts_before_ + 1);
+  const Seen& ghosts = *f.find(Trait::kGhostFile);
+  EXPECT_GE(ghosts.amount, 1U << 20);
+  EXPECT_THAT(ghosts.examples, testing::Contains(testing::Field(&Seen::Example::detail, path)));
 }
 
 TEST_F(RealTree, DeletedNameWithAnotherLink) {
@@ -349,7 +352,7 @@ TEST_F(RealTree, LocksInotifyAndMemfds) {
   auto watched = parse_fdinfo(*info).watched;
   ASSERT_EQ(watched.size(), 1U);
   EXPECT_EQ(watched[0], fmt::format("{}:{}", major(s.st_dev), minor(s.st_dev)));
-  EXPECT_EQ(count(f, Trait::kGhostFile), 0U) << "a memfd is no deleted file";
+  EXPECT_EQ(count(f, Trait::kGhostFile), ghosts_before_) << "a memfd is no deleted file";
   ASSERT_EQ(::unlink(path.c_str()), 0);
 }
 
