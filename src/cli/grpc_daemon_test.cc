@@ -108,6 +108,7 @@ TEST_F(GrpcDaemonTest, AbortEndsTheWaitAndTheServerNotices) {
   auto end = (*stream)->next();
   ASSERT_FALSE(end);
   EXPECT_EQ(end.error().code(), Errc::kCancelled);
+  aborter.join();  // or it might still be in there
   stream->reset();
   for (int i = 0; i < 5000 && !node_.saw_client_leave; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_TRUE(node_.saw_client_leave);
