@@ -42,9 +42,18 @@ class CannedNode final : public local::Node::Service {
   std::atomic<bool> saw_client_leave = false;
 };
 
+// The sanitizer does not see how a library orders its threads' work that was not built with it, and reports races where
+// there are none; gRPC's templates bring them into this program.
+#ifdef __SANITIZE_THREAD__
+#define SKIP_WITH_THREAD_SANITIZER() GTEST_SKIP() << "Debian's gRPC is not built with the thread sanitizer"
+#else
+#define SKIP_WITH_THREAD_SANITIZER() (void)0
+#endif
+
 class GrpcDaemonTest : public testing::Test {
  protected:
   void SetUp() override {
+    SKIP_WITH_THREAD_SANITIZER();
     char name[] = "/tmp/transship-cli-XXXXXX";
     ASSERT_NE(::mkdtemp(name), nullptr);
     directory_ = name;
@@ -115,6 +124,7 @@ TEST_F(GrpcDaemonTest, AbortEndsTheWaitAndTheServerNotices) {
 }
 
 TEST(GrpcDaemon, WithoutADaemonItSaysWhatToDo) {
+  SKIP_WITH_THREAD_SANITIZER();
   auto reply = connect_daemon("/tmp/transship-no-such-socket")->info();
   ASSERT_FALSE(reply);
   EXPECT_EQ(reply.error().code(), Errc::kUnavailable);

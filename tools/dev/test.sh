@@ -41,7 +41,7 @@ sanitizer_verb() {
   done
   # A report must fail the test that caused it; without these some only print.
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=/src/tools/dev/tsan.supp
   start_results
   stage "build ($preset)"
   build "$preset"
