@@ -1,9 +1,9 @@
 #include "migrate/planner.h"
 
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
-#include "migrate/reporter.h"
 
 namespace transship::migrate {
 namespace {

@@ -1,5 +1,7 @@
 #include "migrate/reporter.h"
 
+#include "base/wall_clock.h"
+
 namespace transship::migrate {
 namespace {
 
@@ -10,10 +12,6 @@ double ms_between(Clock::time_point from, Clock::time_point to) {
 constexpr milliseconds kProgressEvery{200};
 
 }  // namespace
-
-int64_t unix_ms_now() {
-  return std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 Reporter::Reporter(std::string move_id, Sink sink) : move_id_(std::move(move_id)), sink_(std::move(sink)) {}
 

@@ -10,9 +10,6 @@
 
 namespace transship::migrate {
 
-// The wall clock in milliseconds, for records and events; durations are measured with Clock.
-int64_t unix_ms_now();
-
 // Thread-safe. Events reach the sink in order, one at a time, on whichever thread caused them; the sink must be quick.
 class Reporter {
  public:

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "storage/image.h"

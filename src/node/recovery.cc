@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "gate/gate.h"
 #include "migrate/survey.h"
 #include "network/hold.h"
@@ -59,7 +60,7 @@ void close_move(migrate::Services& services, state::Move move) {
   move.state = committed ? "done" : "rolled-back";
   move.error = "the daemon ended during this move";
   move.summary.clear();
-  move.ended_ms = std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  move.ended_ms = unix_ms_now();
   if (auto r = services.store->put_move(move, true); !r)
     TS_LOG_ERROR("recovery: mig={} journal: {}", move.id, r.error().message());
 }

@@ -1,7 +1,6 @@
-#include <chrono>
-
 #include "base/mutex.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "state/sqlite.h"
 #include "state/store.h"
 
@@ -36,11 +35,6 @@ PRAGMA user_version=1;
 
 constexpr const char* kMoveColumns =
     "id, container, engine, source, destination, role, state, phase, started, ended, error";
-
-int64_t now_ms() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
 
 Move move_of(const Statement& s) {
   return {.id = s.text(0),
@@ -144,7 +138,7 @@ Result<> SqliteStore::add_peer(const Peer& peer) {
   TS_TRY(durably.on());
   TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT INTO peers(name, address, fingerprint, added) VALUES(?,?,?,?)",
                                            fmt::format("store the peer {}", peer.name)));
-  return s.bind(peer.name).bind(peer.address).bind(peer.fingerprint).bind(now_ms()).run();
+  return s.bind(peer.name).bind(peer.address).bind(peer.fingerprint).bind(unix_ms_now()).run();
 }
 
 Result<> SqliteStore::remove_peer(const std::string& name) {
@@ -277,7 +271,7 @@ Result<> SqliteStore::decide(const std::string& move_id, Decision decision) {
   {
     TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT INTO decisions VALUES(?,?,?) ON CONFLICT(move_id) DO NOTHING",
                                              fmt::format("decide the move {}", move_id)));
-    TS_TRY(s.bind(move_id).bind(static_cast<int64_t>(decision)).bind(now_ms()).run());
+    TS_TRY(s.bind(move_id).bind(static_cast<int64_t>(decision)).bind(unix_ms_now()).run());
     if (db_.changed() == 1) return {};
   }
   TS_TRY_ASSIGN(auto first, decision_locked(move_id));

@@ -6,11 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/proc_text.h"
@@ -174,8 +174,7 @@ Result<NodeFacts> collect_node_facts(const NodeFactsOptions& options) {
   facts.storage_free_inodes = space.free_inodes;
   facts.images_free = facts.memory_available;
   if (options.images_limit != 0) facts.images_free = std::min(facts.images_free, options.images_limit);
-  facts.clock_unix_ms =
-      std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  facts.clock_unix_ms = unix_ms_now();
   facts.vdso_digest = vdso_digest();
   probe_cgroup(options.proc + "/self/mountinfo", facts);
   probe_criu(options, facts);

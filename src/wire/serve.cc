@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "wire/session.h"
 #include "wire/session_kind.h"
 
@@ -39,8 +40,7 @@ peer::Reply answer_ping(const peer::PingRequest& ping) {
   peer::Reply reply;
   auto& pong = *reply.mutable_ping();
   pong.set_padding(ping.padding().substr(0, kMaxPing));
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  pong.set_clock_unix_ms(std::chrono::duration_cast<milliseconds>(now).count());
+  pong.set_clock_unix_ms(unix_ms_now());
   return reply;
 }
 
