@@ -31,7 +31,6 @@ struct Settings {
   uint64_t memory_margin = 64U << 20;
   uint64_t hold_bytes = 64U << 20;
   milliseconds hold_grace{3000};
-  std::string listen;  // what peers are told about where this node is reached
 };
 
 struct Services {

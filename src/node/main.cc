@@ -66,7 +66,6 @@ migrate::Settings to_settings(const Config& config) {
   s.memory_margin = static_cast<uint64_t>(config.memory_margin_mib) << 20;
   s.hold_bytes = static_cast<uint64_t>(config.hold_buffer_mib) << 20;
   s.hold_grace = milliseconds(config.hold_grace_ms);
-  s.listen = config.listen;
   return s;
 }
 
