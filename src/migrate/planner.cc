@@ -22,13 +22,14 @@ Result<> measure_link(wire::Session& session, plan::Link& link, const Cancel& ca
   return {};
 }
 
-Result<peer::JudgeReply> ask(const Services& services, wire::Session& session, const Survey& survey,
+Result<peer::JudgeReply> ask(const Services& services, wire::Session& session, const Planned& planned,
                              const Cancel& cancel) {
+  const Survey& survey = planned.survey;
   peer::Request request;
   auto& judge = *request.mutable_judge();
   *judge.mutable_container() = to_facts(survey.container);
   judge.mutable_container()->set_memory_bytes(survey.tasks.memory_bytes);
-  judge.mutable_container()->set_rootfs_bytes(survey.rootfs.bytes);
+  judge.mutable_container()->set_rootfs_bytes(planned.rootfs.bytes);
   // Without it the plan says "not compared"; that is not a reason to fail.
   if (auto info = cpuinfo_image(services.settings); info) judge.set_criu_cpuinfo(*info);
   TS_TRY_ASSIGN(peer::Reply reply, session.call(request, Deadline::in(milliseconds(30'000)), cancel));
@@ -58,19 +59,20 @@ Result<Planned> make_plan(const Services& services, const std::string& container
                           const Cancel& cancel) {
   Planned planned;
   TS_TRY_ASSIGN(planned.survey, survey(services, container));
+  TS_TRY_ASSIGN(planned.rootfs, travelling_size(planned.survey.container, cancel));
   plan::PlanInput input;
   input.peer = peer;
   input.container = container_side(planned.survey.container);
   input.tasks = planned.survey.tasks;
   input.abilities = abilities();
-  input.rootfs_bytes = planned.survey.rootfs.bytes;
-  input.rootfs_files = planned.survey.rootfs.files;
+  input.rootfs_bytes = planned.rootfs.bytes;
+  input.rootfs_files = planned.rootfs.files;
   input.max_bits_per_second = max_bits_per_second;
   TS_TRY_ASSIGN(input.source, services.node_facts());
   input.link.error = link_error;
   if (session != nullptr) {
     TS_TRY_CTX(measure_link(*session, input.link, cancel), fmt::format("measure the link to {}", peer));
-    TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned.survey, cancel));
+    TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned, cancel));
     input.destination = from_proto(planned.judged.node());
     take_rows(planned.judged, input);
     input.destination_judged = true;

@@ -8,6 +8,7 @@ namespace transship::migrate {
 
 struct Planned {
   Survey survey;
+  TreeSize rootfs;
   plan::PlanResult result;
   peer::JudgeReply judged;  // empty when the destination could not be asked
   double rtt_ms = 0;

@@ -136,7 +136,7 @@ Result<> SourceMove::reserve() {
   r.set_memory_bytes(s.tasks.memory_bytes);
   r.set_images_bytes(images_reserve(s.tasks));
   // Twice the difference: it is measured now and copied later. The image only when it is not there.
-  r.set_storage_bytes(2 * s.rootfs.bytes + (64U << 20) +
+  r.set_storage_bytes(2 * planned_.rootfs.bytes + (64U << 20) +
                       (planned_.judged.image_present() ? 0 : s.container.image_bytes));
   r.set_ttl_seconds(static_cast<uint32_t>(services_.settings.reservation_ttl.count() / 1000));
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing

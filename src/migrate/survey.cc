@@ -1,11 +1,7 @@
 #include "migrate/survey.h"
 
-#include <sys/stat.h>
-
-#include <algorithm>
-#include <filesystem>
-
 #include "base/text.h"
+#include "storage/scan.h"
 #include "sys/node_facts.h"
 #include "sys/task_tree.h"
 
@@ -103,19 +99,13 @@ Result<Found> find_container(const Services& services, const std::string& name) 
 
 std::string travelling_root(const engine::Container& c) { return c.rootfs_kind == "overlay" ? c.upper_dir : c.rootfs; }
 
-TreeSize tree_size(const std::string& path) {
-  TreeSize size;
-  if (path.empty()) return size;
-  std::error_code error;
-  auto options = std::filesystem::directory_options::skip_permission_denied;
-  for (auto it = std::filesystem::recursive_directory_iterator(path, options, error);
-       !error && it != std::filesystem::recursive_directory_iterator(); it.increment(error)) {
-    struct stat s{};
-    if (::lstat(it->path().c_str(), &s) != 0) continue;
-    ++size.files;
-    if (S_ISREG(s.st_mode)) size.bytes += static_cast<uint64_t>(s.st_blocks) * 512 / std::max<uint64_t>(1, s.st_nlink);
-  }
-  return size;
+Result<TreeSize> travelling_size(const engine::Container& container, const Cancel& cancel) {
+  std::string path = travelling_root(container);
+  if (path.empty()) return TreeSize{};
+  TS_TRY_ASSIGN(Fd root, open_file(path, O_RDONLY | O_DIRECTORY));
+  auto scan = storage::scan_tree(root.get(), cancel);
+  if (!scan) return std::unexpected(std::move(scan).error().context(fmt::format("measure {}", path)));
+  return TreeSize{scan->disk_bytes(), scan->entries() - 1};
 }
 
 Result<Survey> survey(const Services& services, const std::string& name) {
@@ -123,7 +113,6 @@ Result<Survey> survey(const Services& services, const std::string& name) {
   Survey s;
   s.engine = found.engine;
   s.container = std::move(found.container);
-  s.rootfs = tree_size(travelling_root(s.container));
   if (s.container.pid <= 0) return s;
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(s.container.pid));
   TS_TRY_ASSIGN(s.pids, cgroup.processes());

@@ -11,17 +11,11 @@
 
 namespace transship::migrate {
 
-struct TreeSize {
-  uint64_t bytes = 0;  // on disk
-  uint64_t files = 0;
-};
-
 struct Survey {
   engine::Engine* engine = nullptr;
   engine::Container container;
   std::vector<pid_t> pids;
   TaskFindings tasks;
-  TreeSize rootfs;
 };
 
 // "podman:NAME", "runc:ID" or "NAME". A bare name that several engines know is kInvalidArgument and says how to name
@@ -37,7 +31,12 @@ Result<Survey> survey(const Services& services, const std::string& name);
 
 // Where the root file system's difference is (or the whole root); the directory that travels.
 std::string travelling_root(const engine::Container& container);
-TreeSize tree_size(const std::string& path);
+struct TreeSize {
+  uint64_t bytes = 0;  // on disk
+  uint64_t files = 0;
+};
+// Reads every name in it. Zero for a container without such a directory.
+Result<TreeSize> travelling_size(const engine::Container& container, const Cancel& cancel);
 
 plan::ContainerSide container_side(const engine::Container& container);
 plan::Abilities abilities();

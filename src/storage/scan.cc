@@ -23,12 +23,12 @@ std::string Scan::path(uint32_t index) const {
   return path;
 }
 
-uint64_t Scan::data_bytes() const {
+uint64_t Scan::disk_bytes() const {
   uint64_t sum = 0;
   std::unordered_set<uint64_t> linked;
   for (const auto& n : nodes_) {
     if (!S_ISREG(n.mode) || (n.nlink > 1 && !linked.insert(n.inode).second)) continue;
-    sum += std::min(static_cast<uint64_t>(n.size), n.blocks * 512);
+    sum += n.blocks * 512;
   }
   return sum;
 }

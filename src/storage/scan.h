@@ -44,8 +44,8 @@ class Scan {
   }
   // Relative to the root; "." for the root.
   std::string path(uint32_t index) const;
-  // What reading all of it would give: data bytes (holes not counted, hard links once) and names.
-  uint64_t data_bytes() const;
+  // What its files take on disk (holes not counted, hard links once), and how many names it has.
+  uint64_t disk_bytes() const;
   size_t entries() const { return nodes_.size(); }
 
  private:

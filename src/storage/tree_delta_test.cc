@@ -46,6 +46,20 @@ TEST(TreeDelta, ANastyTreeArrivesAsItIs) {
   if (!missing.empty()) GTEST_SKIP() << "not root, or a file system without it; left out: " << join(missing, "; ");
 }
 
+TEST(TreeDelta, SizeOnDiskCountsHardLinksOnceAndNoHoles) {
+  TempDir tree;
+  fs::create_directory(tree / "inside");
+  write_text(tree / "inside/file", std::string(10'000, 'x'));
+  ASSERT_EQ(::link((tree / "inside/file").c_str(), (tree / "second-name").c_str()), 0);
+  write_text(tree / "hole", "");
+  fs::resize_file(tree / "hole", 64U << 20);
+  auto scan = scan_tree(tree.fd(), never());
+  ASSERT_TRUE(scan) << scan.error().message();
+  EXPECT_GE(scan->disk_bytes(), 10'000U);
+  EXPECT_LT(scan->disk_bytes(), 20'000U);
+  EXPECT_EQ(scan->entries(), 5U) << "the root, a directory and three names";
+}
+
 TEST(TreeDelta, NothingChangedSendsNothing) {
   TempDir from, to;
   (void)make_nasty_tree(from.path());
