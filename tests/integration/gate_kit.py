@@ -84,6 +84,12 @@ class Drill:
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
 
+    def decide(self, word: str):
+        """What the drill asked for: commit or rollback. It must work."""
+        self.say(word)
+        self.step(word)
+        assert self.end() == 0
+
     def kill(self):
         self.process.kill()
         self.end()
@@ -155,6 +161,14 @@ def dump(host, then="ask", memory="full", *options) -> Drill:
                  "--then", then, "--memory", memory, *options)
 
 
+def dump_complete(host) -> Drill:
+    """The images are there, and the drill waits for its decision."""
+    dumped = dump(host)
+    dumped.step("start")
+    dumped.step("dump")
+    return dumped
+
+
 def carry_descriptors(source, destination) -> None:
     """What the destination needs before the images: where standard input and output of the container lead."""
     fds = source.run(f"for i in 0 1 2; do readlink /proc/{container_pid(source)}/fd/$i; done").stdout.split()
@@ -206,9 +220,7 @@ def move(lab, source, destination, *options, command=()) -> dict:
     times = {"dump": dumped.step("dump")}
     carry_images(source, destination)
     times["parked"] = arrival.restore()
-    dumped.say("commit")
-    dumped.step("commit")
-    assert dumped.end() == 0
+    dumped.decide("commit")
     lab.route(ADDRESS, destination.name)
     arrival.drill.say("release")
     times["released"] = arrival.drill.step("released")

@@ -81,9 +81,7 @@ def test_parked_is_silent_and_still_and_the_engine_is_free(lab, redis):
     client = Client(lab)
     arrival = Arrival(aws, azure)
     arrival.prepare()
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     kit.carry_images(aws, azure)
     parked = arrival.restore()
     # Its peers' packets come here now, so there would be something to answer.
@@ -102,9 +100,7 @@ def test_parked_is_silent_and_still_and_the_engine_is_free(lab, redis):
     assert "frozen 1" in azure.run(["cat", f"{parked['cgroup']}/cgroup.events"]).stdout
     capture.kill()
     assert capture.communicate(timeout=10)[0] == "", "a packet left the parked container"
-    dumped.say("commit")
-    dumped.step("commit")
-    dumped.end()
+    dumped.decide("commit")
     arrival.drill.say("release")
     arrival.drill.step("released")
     arrival.drill.end()
@@ -116,18 +112,14 @@ def test_killed_while_parked_it_leaves_nothing_and_the_source_goes_on(lab, redis
     client = Client(lab)
     arrival = Arrival(aws, azure)
     arrival.prepare()
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     kit.carry_images(aws, azure)
     arrival.restore()
     arrival.drill.say("kill")
     arrival.drill.step("killed")
     arrival.drill.end()
     azure.run(["podman", "rm", "-f", "-t0", NAME])
-    dumped.say("rollback")
-    dumped.step("rollback")
-    dumped.end()
+    dumped.decide("rollback")
     runs_as_before(lab, aws, client)
     assert kit.leftovers(azure) == []
 
@@ -147,13 +139,9 @@ def test_criu_killed_when_the_images_are_complete(lab, redis):
     """The tasks stay frozen: nothing is lost."""
     aws, _ = redis
     client = Client(lab)
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     aws.run(["pkill", "-KILL", "-x", "criu"])
-    dumped.say("rollback")
-    dumped.step("rollback")
-    dumped.end()
+    dumped.decide("rollback")
     runs_as_before(lab, aws, client)
 
 
@@ -166,19 +154,17 @@ def test_criu_killed_during_the_dump(lab, redis, delay):
     time.sleep(delay)
     aws.run(["pkill", "-KILL", "-x", "criu"], check=False)
     got = dumped.steps.get(timeout=20)  # a failed dump, or one that was through already
-    if "error" not in got:
-        dumped.say("rollback")
-        dumped.step("rollback")
-    dumped.end()
+    if "error" in got:
+        dumped.end()
+    else:
+        dumped.decide("rollback")
     runs_as_before(lab, aws, Client(lab))
 
 
 def test_daemon_killed_after_the_dump_leaves_it_frozen_and_thawing_is_enough(lab, redis):
     aws, _ = redis
     client = Client(lab)
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     dumped.kill()
     cgroup = aws.run(["podman", "inspect", "-f", "{{.State.CgroupPath}}", NAME]).stdout.strip()
     wait_for("end of CRIU", lambda: aws.run("pgrep -x criu", check=False).stdout == "")
@@ -230,9 +216,7 @@ def test_killed_during_the_restore(lab, redis, stage, victim):
     """Whatever dies, and whenever: no copy runs, and nothing stays."""
     aws, azure = redis
     client = Client(lab)
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     arrival = Arrival(aws, azure)
     arrival.prepare()
     kit.carry_images(aws, azure)
@@ -258,9 +242,7 @@ def test_killed_during_the_restore(lab, redis, stage, victim):
         arrival.drill.kill()
     azure.run([kit.DRILL, "clean"])
     wait_for("clean host", lambda: kit.leftovers(azure) == [])
-    dumped.say("rollback")
-    dumped.step("rollback")
-    dumped.end()
+    dumped.decide("rollback")
     runs_as_before(lab, aws, client)
 
 
@@ -279,9 +261,7 @@ def test_gate_gives_up_in_time(lab, redis):
 @pytest.mark.parametrize("damage", ["rm pages-1.img", "truncate -s 40 core-1.img", "rm inventory.img"])
 def test_broken_images_are_explained(lab, redis, damage):
     aws, azure = redis
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     arrival = Arrival(aws, azure)
     arrival.prepare()
     kit.carry_images(aws, azure)
@@ -291,9 +271,7 @@ def test_broken_images_are_explained(lab, redis, damage):
     assert "CRIU says: Error (" in why, why
     assert "CRIU says" in arrival.start_fails()
     arrival.drill.end()
-    dumped.say("rollback")
-    dumped.step("rollback")
-    dumped.end()
+    dumped.decide("rollback")
     assert answers(lab)
     wait_for("clean host", lambda: kit.leftovers(azure) == [])
 
@@ -301,9 +279,7 @@ def test_broken_images_are_explained(lab, redis, damage):
 def test_restore_that_hangs_is_ended(lab, redis):
     """CRIU reads a pages file that is too short for ever."""
     aws, azure = redis
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     arrival = Arrival(aws, azure, hold=4000)
     arrival.prepare()
     kit.carry_images(aws, azure)
@@ -312,9 +288,7 @@ def test_restore_that_hangs_is_ended(lab, redis):
     assert "time was up" in arrival.drill.failure()
     assert "time was up" in arrival.start_fails()
     arrival.drill.end()
-    dumped.say("rollback")
-    dumped.step("rollback")
-    dumped.end()
+    dumped.decide("rollback")
     wait_for("clean host", lambda: kit.leftovers(azure) == [])
 
 
@@ -337,16 +311,12 @@ def test_parked_container_outlives_its_daemon(lab, redis):
     client = Client(lab)
     arrival = Arrival(aws, azure)
     arrival.prepare()
-    dumped = kit.dump(aws)
-    dumped.step("start")
-    dumped.step("dump")
+    dumped = kit.dump_complete(aws)
     kit.carry_images(aws, azure)
     parked = arrival.restore()
     arrival.drill.kill()
     azure.run([kit.DRILL, "clean"])
-    dumped.say("commit")
-    dumped.step("commit")
-    dumped.end()
+    dumped.decide("commit")
     assert "frozen 1" in azure.run(["cat", f"{parked['cgroup']}/cgroup.events"]).stdout
     lab.route(ADDRESS, "azure")
     again = Drill(azure, "adopt", "--facts", parked["facts"], "--then", "release")
@@ -436,9 +406,7 @@ def test_runc_bundle(lab, hosts, netns, stdout):
             destination.run(["transship-runtime", "start", "bundle1"])
             for step in ("waiting", "prepared", "parked"):
                 drill.step(step)
-            dumped.say("commit")
-            dumped.step("commit")
-            dumped.end()
+            dumped.decide("commit")
             drill.step("released")
             drill.end()
             at_move = tick(source)
