@@ -60,6 +60,7 @@ def assert_clean(pid, code, lines):
     assert code == 0 and compared["step"] == "compared", lines
     assert (compared["different"], compared["missing"]) == (0, 0), compared
     assert compared["same"] > 2000
+    assert compared["shared"] >= 4 * 512  # pages of the objects that it shares, seen through its mappings
     assert last["postponed"] == 0
     # Nothing of ours in it: no descriptor, no tracer, no mark on its memory.
     links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]

@@ -22,6 +22,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <thread>
 #include <unordered_map>
@@ -31,6 +32,7 @@
 #include "memory/track/address_space.h"
 #include "memory/track/inject.h"
 #include "memory/track/page_reader.h"
+#include "memory/track/shared_objects.h"
 #include "memory/track/tracker.h"
 #include "sys/file.h"
 
@@ -148,20 +150,21 @@ json numbers(const RoundStats& s) {
 }
 
 struct Comparison {
-  uint64_t same = 0, different = 0, missing = 0, unreadable = 0;
+  uint64_t same = 0, different = 0, missing = 0, unreadable = 0, shared = 0;
   std::vector<std::string> examples;
 };
 
-void compare_page(const Image& image, SpaceId space, pid_t pid, int mem, uint64_t address, Comparison& result) {
+void compare_page(const Image& image, SpaceId space, pid_t pid, int mem, uint64_t address, Comparison& result,
+                  std::optional<uint64_t> name = {}) {
   std::array<std::byte, kPageBytes> page;
   if (::pread(mem, page.data(), page.size(), static_cast<off_t>(address)) != static_cast<ssize_t>(page.size())) {
     ++result.unreadable;
     return;
   }
-  const std::byte* sent = image.get(space, address);
+  const std::byte* sent = image.get(space, name.value_or(address));
   bool same = sent != nullptr && std::memcmp(sent, page.data(), page.size()) == 0;
   if (same) {
-    ++result.same;
+    ++(space.kind == SpaceKind::kShared ? result.shared : result.same);
     return;
   }
   ++(sent == nullptr ? result.missing : result.different);
@@ -180,11 +183,34 @@ Result<> compare(const Image& image, pid_t pid, Comparison& result) {
   return {};
 }
 
+// Through the mappings, not the way it was read. What was never sent has to be zero.
+Result<> compare_shared(const Image& image, pid_t pid, const std::string& path_start, Comparison& result) {
+  TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(pid));
+  TS_TRY_ASSIGN(Fd mem, open_file(fmt::format("/proc/{}/mem", pid), O_RDONLY));
+  std::array<std::byte, kPageBytes> page;
+  for (const auto& vma : vmas) {
+    if (!vma.shared || !vma.path.starts_with(path_start)) continue;
+    for (uint64_t at = vma.start; at < vma.end; at += kPageBytes) {
+      SpaceId space{SpaceKind::kShared, vma.inode};
+      uint64_t offset = vma.offset + at - vma.start;
+      bool sent = image.get(space, offset) != nullptr;
+      if (sent) compare_page(image, space, pid, mem.get(), at, result, offset);
+      if (sent || ::pread(mem.get(), page.data(), page.size(), static_cast<off_t>(at)) < 0) continue;
+      ++(std::ranges::all_of(page, [](std::byte b) { return b == std::byte{0}; }) ? result.shared : result.missing);
+    }
+  }
+  return {};
+}
+
 Result<> compare_all(const Image& image, const TaskGroup& group, Comparison& result) {
   TS_TRY_ASSIGN(std::vector<pid_t> pids, group.processes());
   for (pid_t pid : pids) {
     auto one = compare(image, pid, result);
     if (!one && one.error().code() != Errc::kNotFound) return one;
+    for (const char* kind : {"/dev/zero", "/memfd:", "/SYSV"}) {
+      if (one) one = compare_shared(image, pid, kind, result);
+      if (!one && one.error().code() != Errc::kNotFound) return one;
+    }
   }
   return {};
 }
@@ -194,6 +220,7 @@ struct Rebuild {
   TaskGroup group;
   std::unique_ptr<DirtyTracker> tracker;
   Cancel cancel;
+  SharedObjects shared;
   Image image = {};
   PageReader reader = {};
   uint64_t gone = 0;
@@ -208,6 +235,15 @@ struct Rebuild {
       for (const auto& range : stats.gone) gone += range.pages;
       return {};
     };
+  }
+  Result<json> round_of_shared() {
+    TS_TRY_ASSIGN(SharedRoundStats stats,
+                  shared.round([this](const PageBlock& block) { return image.put(block); }, cancel));
+    return json{{"step", "shared"},
+                {"objects", stats.objects},
+                {"pages_read", stats.pages_read},
+                {"pages", stats.pages},
+                {"took_us", stats.took.count()}};
   }
   json with_reads(json line) {
     line["gone"] = std::exchange(gone, 0);
@@ -224,6 +260,9 @@ int drill_rounds(Rebuild& rebuild, const Options& o) {
     auto line = rebuild.with_reads(numbers(*stats));
     line["step"] = "round";
     say(line);
+    auto shared = rebuild.round_of_shared();
+    if (!shared) return failed("shared", shared.error());
+    say(*shared);
     std::this_thread::sleep_for(pause);
   }
   return 0;
@@ -236,10 +275,14 @@ int drill_last(Rebuild& rebuild) {
   line["step"] = "last";
   for (const auto& finding : rebuild.tracker->findings()) line["untracked"].push_back(finding.why);
   say(line);
+  auto shared = rebuild.round_of_shared();
+  if (!shared) return failed("shared", shared.error());
+  say(*shared);
   Comparison result;
   if (auto r = compare_all(rebuild.image, rebuild.group, result); !r) return failed("compare", r.error());
   say({{"step", "compared"},
        {"same", result.same},
+       {"shared", result.shared},
        {"different", result.different},
        {"missing", result.missing},
        {"unreadable", result.unreadable},
@@ -259,7 +302,7 @@ int drill_rebuild(const Options& o, const Cancel& cancel) {
   auto tracker = make_tracker(kind, *group);
   if (!tracker) return failed("tracker", tracker.error());
   say({{"step", "tracker"}, {"kind", tracker_name(kind)}, {"why", choice.why}});
-  Rebuild rebuild{*group, std::move(*tracker), cancel};
+  Rebuild rebuild{*group, std::move(*tracker), cancel, SharedObjects(*group)};
   if (int code = drill_rounds(rebuild, o); code != 0) return code;
   auto begin = Clock::now();
   if (auto r = rebuild.group.freeze(true); !r) return failed("freeze", r.error());

@@ -324,6 +324,8 @@ TEST_F(TrackerTest, ProcessThatEnds) {
   start({[&] { write({0}); }});
   round();
   (void)::kill(kid_->pid(), SIGKILL);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(kid_->pid()), &info, WEXITED | WNOWAIT), 0);
   EXPECT_EQ(round().processes, 0U);  // a zombie is nothing any more
   EXPECT_EQ(found_, Pages{});
   tracker_->detach();
