@@ -1,7 +1,6 @@
 #include "memory/fill_task.h"
 
 #include <linux/userfaultfd.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -12,7 +11,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr uint64_t kMostAtOnce = 512U << 10;
-constexpr uint64_t kWorthPopulating = 64U << 10;
 constexpr int kMostSteps = 256;
 constexpr size_t kMostUnmapped = 4096;
 // How long a page may have no registered mapping after CRIU has registered all, before it counts as lost.
@@ -232,8 +230,6 @@ bool FillTask::fill_piece(const FillMap::Piece& piece, uint64_t bytes) {
     case PageState::kContent: break;
   }
   found = std::min(found, most_);
-  if (found >= kWorthPopulating)
-    (void)::madvise(const_cast<std::byte*>(run.content), found, MADV_POPULATE_READ);  // NOLINT: madvise's signature
   return copied(piece, uffd_copy(uffd_.get(), piece.address, run.content, found), found);
 }
 

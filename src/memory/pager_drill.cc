@@ -1,6 +1,9 @@
 // For the integration tests: a pager, a daemon that feeds it, and a process in the part of one that CRIU restores.
 // Prints one JSON line with what was measured; the exit code is 0 when every byte was right.
 //
+//   pager_drill serve DIR LIST
+//     For a real CRIU: lines of LIST are `PID ADDRESS PAGES FILE OFFSET`, lazy pages and where their content is. Says
+//     "ready" when CRIU may connect in DIR.
 //   pager_drill fill|latency|churn|late-churn|post-copy|daemon-killed|reconnect|pager-killed|refused|aborted|half [MIB]
 #include "memory/pager_drill_kit.h"
 
@@ -326,6 +329,49 @@ void half(Daemon& d) {
   fmt::print("{{\"trouble\":\"{}\"}}\n", trouble);
 }
 
+void put_file(PageStore& store, SpaceId space, PageRange range, const std::string& path, uint64_t offset) {
+  Fd file = need(open_file(path, O_RDONLY), "open a pages file");
+  std::vector<std::byte> content;
+  for (uint64_t done = 0; done < range.pages;) {
+    auto n = std::min<uint64_t>(kBatchPages, range.pages - done);
+    content.resize(n * kPageBytes);
+    need(::pread(file.get(), content.data(), content.size(), static_cast<off_t>(offset + done * kPageBytes)) ==
+             static_cast<ssize_t>(content.size()),
+         "read pages");
+    PageRange part{range.address + done * kPageBytes, n};
+    need(store.put({.space = space, .segments = {{.range = part, .zero = false}}, .content = content}), "put");
+    done += n;
+  }
+}
+
+int serve(const std::string& dir, const std::string& list) {
+  Daemon d;
+  d.dir = dir;
+  d.bytes = 1U << 30;
+  d.store.emplace(need(PageStore::create(d.bytes), "store"));
+  d.client = need(PagerClient::spawn(*d.store, dir, d.options(), soon()), "spawn");
+  std::map<uint64_t, std::vector<PageRange>> expected;
+  for (const auto& line : split(need(sys::read_file(list), "read the list"), '\n')) {
+    auto words = split(trim(line), ' ');
+    if (words.size() != 5) continue;
+    auto number = [&](size_t i) { return need(parse_u64(words[i], "a number"), "list"); };
+    PageRange range{number(1), number(2)};
+    auto& ranges = expected[number(0)];
+    if (range.pages == 0) continue;
+    ranges.push_back(range);
+    put_file(*d.store, {SpaceKind::kTask, number(0)}, range, words[3], number(4));
+  }
+  for (const auto& [pid, ranges] : expected) need(d.client->expect({SpaceKind::kTask, pid}, ranges, soon()), "expect");
+  need(d.client->seal(soon()), "seal");
+  fmt::print("ready\n");
+  (void)std::fflush(stdout);
+  auto cancel = need(Cancel::create(), "cancel");
+  need(d.client->wait_done(soon(), cancel), "fill");
+  auto p = d.client->progress();
+  fmt::print("{{\"done_pages\":{},\"expected_pages\":{},{}}}\n", p.done_pages, p.expected_pages, progress_json(p));
+  return 0;
+}
+
 int run(const std::string& scenario, uint64_t mib) {
   std::string dir = "/tmp/ts-pager-XXXXXX";
   need(::mkdtemp(dir.data()) != nullptr, "mkdtemp");
@@ -356,6 +402,7 @@ int run(const std::string& scenario, uint64_t mib) {
 int main(int argc, char** argv) {
   ::alarm(transship::memory::kOverall);
   transship::init_logging("warn");
+  if (argc == 4 && std::strcmp(argv[1], "serve") == 0) return transship::memory::serve(argv[2], argv[3]);
   auto mib = transship::parse_u64(argc > 2 ? argv[2] : "256", "memory in MiB");
   if (argc < 2 || !mib) return 2;
   return transship::memory::run(argv[1], *mib);

@@ -77,6 +77,9 @@ int main(int argc, char** argv) {
   auto pid = ::fork();
   if (pid != 0) ::_exit(pid < 0 ? 1 : 0);
   (void)::fcntl(3, F_SETFD, FD_CLOEXEC);
-  transship::init_logging("debug");
+  // Nobody who waits for the end of the daemon's output should wait for this program.
+  (void)::dup2(STDERR_FILENO, STDOUT_FILENO);
+  // Few lines: whoever reads them may have stopped reading.
+  transship::init_logging("info");
   return transship::memory::run(argv[1]);
 }
