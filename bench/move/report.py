@@ -45,7 +45,8 @@ def as_json(row: Row, link: dict) -> dict:
         "wrong_bytes": sum(run.wrong_bytes for run in good), "lost_connections": sum(run.lost_connections for run in good),
         "container_bytes_median": whole(own), "destination_extra_bytes": whole(row.median("extra_bytes")),
         "source_daemon_rss_max": max((run.daemon_bytes for run in good), default=0) or None,
-        "parts_ms_median": parts(good), "errors": [run.error for run in row.runs if run.error], "note": row.note,
+        "parts_ms_median": parts(good), "did": sorted({run.did for run in good if run.did}),
+        "errors": [run.error for run in row.runs if run.error], "note": row.note,
     }
 
 
@@ -113,6 +114,8 @@ def remarks(rows: list[dict]) -> str:
     for row in rows:
         name = f"{row['system']} {row['mode']}".strip()
         said = [row["note"]] if row["note"] else []
+        if row["did"] and row["did"] != [row["mode"]]:
+            said.append(f"was done as {', '.join(row['did'])}")
         if row["connections_survived"] is False:
             said.append("connections did not survive; the gap ends when a new one is answered")
         said += [f"failed: {' '.join(error.split())[:400]}" for error in dict.fromkeys(row["errors"])]

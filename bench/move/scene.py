@@ -45,6 +45,7 @@ class Run:
     lost_connections: int = 0
     extra_bytes: int = 0
     daemon_bytes: int = 0
+    did: str = ""
     parts_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -142,6 +143,7 @@ class Scene:
             run.sent_bytes = measure.sent_bytes(system.source) - sent
         finally:
             watch.stop()
+        run.did = system.did
         run.total_ms = (end - begin) * 1000
         workload.wait_answer_after(end, ANSWER_AFTER)
         time.sleep(SETTLE)

@@ -132,7 +132,8 @@ def test_a_lab_that_cannot_be_cleaned_up_is_replaced(monkeypatch):
 
 
 def test_the_table_has_ratios_to_ours_and_every_failure():
-    rows = [row("transship", Run(error="fell over"), mode="auto"), row("transship", good(50), mode="stop-copy"),
+    rows = [row("transship", Run(error="fell over"), mode="auto"), row("transship", good(50, did="stop-copy"), mode="stop-copy"),
+            row("transship", good(60, did="post-copy"), good(60, did="pre-copy"), mode="auto"),
             row("podman", good(125, lost_connections=1), mode="none"), row("criu-lazy", Run(error="Error (criu/x.c:1): why"))]
     text = report.table(rows)
     assert "64 MiB of random values, 2000 SET/s" in text and "940 Mbit/s" in text
@@ -140,6 +141,7 @@ def test_the_table_has_ratios_to_ours_and_every_failure():
     assert podman.split()[2:7] == ["125", "125..125", "125", "2.50", "0.25"]
     assert "criu-lazy: failed: Error (criu/x.c:1): why" in text and "transship auto: failed: fell over" in text
     assert "podman none: connections did not survive" in text
+    assert "transship auto: was done as post-copy, pre-copy" in text and "was done as stop-copy" not in text
 
 
 def test_only_the_best_of_a_contest_goes_on():

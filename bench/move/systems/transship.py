@@ -31,6 +31,7 @@ class Transship(System):
         if done.returncode != 0 or summary is None:
             error = next((line["message"] for line in lines if line["message_type"] == "error"), done.stderr[-1000:])
             raise LabError(f"transship move ended with {done.returncode}: {error}")
+        self.did = summary.get("mode") or ""
         return summary["gap_parts_ms"]
 
 
