@@ -137,8 +137,13 @@ Result<Pagemap::Walk> Pagemap::dropped(uint64_t start, uint64_t end, uint64_t ma
 Result<Pagemap::Walk> Pagemap::populated(uint64_t start, uint64_t end, uint64_t max_pages,
                                          std::vector<PageRange>& out) {
   constexpr uint64_t kNot = kZeroPage | kFile;
-  if (!support().scan) return by_entries(0, start, end, max_pages, out);
+  if (!support().scan) return populated_by_entries(start, end, max_pages, out);
   return scan({0, kNot, kNot, kPresent | kSwapped}, start, end, max_pages, out);
+}
+
+Result<Pagemap::Walk> Pagemap::populated_by_entries(uint64_t start, uint64_t end, uint64_t max_pages,
+                                                    std::vector<PageRange>& out) {
+  return by_entries(0, start, end, max_pages, out);
 }
 
 Result<Pagemap::Walk> Pagemap::soft_dirty(uint64_t start, uint64_t end, uint64_t max_pages,

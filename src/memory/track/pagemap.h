@@ -32,6 +32,8 @@ class Pagemap {
   Result<Walk> dropped(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Every page that CRIU would put into an image.
   Result<Walk> populated(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
+  // The same entry by entry, for kernels without the call. Zero pages are reported too, guard pages also.
+  Result<Walk> populated_by_entries(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Populated, and written since clear_soft_dirty(). Entry by entry.
   Result<Walk> soft_dirty(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
 

@@ -12,9 +12,6 @@
 //       A child with that much memory: scan, read, memcpy. Prints times per GiB.
 #include <dirent.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstring>
@@ -33,6 +30,7 @@
 #include "memory/track/inject.h"
 #include "memory/track/page_reader.h"
 #include "memory/track/shared_objects.h"
+#include "memory/track/track_measure.h"
 #include "memory/track/tracker.h"
 #include "sys/file.h"
 
@@ -342,125 +340,6 @@ int drill_inject(const Options& o, const Cancel& cancel) {
   return 0;
 }
 
-// A child that has written all of its memory and sleeps; 'w' on its stdin rewrites every other page.
-struct Subject {
-  pid_t pid = -1;
-  Fd commands;
-  Fd answers;
-  Subject() = default;
-  Subject(const Subject&) = delete;
-  Subject& operator=(const Subject&) = delete;
-  ~Subject() {
-    if (pid > 0) {
-      (void)::kill(pid, SIGKILL);
-      (void)::waitpid(pid, nullptr, 0);
-    }
-  }
-  Result<> start(size_t bytes, bool huge) {
-    TS_TRY_ASSIGN(Pipe down, make_pipe());
-    TS_TRY_ASSIGN(Pipe up, make_pipe());
-    pid = ::fork();
-    if (pid == 0) {
-      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      auto* at = static_cast<char*>(
-          ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-      (void)::madvise(at, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-      std::memset(at, 7, bytes);
-      (void)!::write(up.write.get(), "r", 1);
-      for (char c = 0; ::read(down.read.get(), &c, 1) == 1;) {
-        for (size_t i = 0; i < bytes; i += 2 * kPageBytes) at[i] = 8;
-        (void)!::write(up.write.get(), "r", 1);
-      }
-      ::_exit(0);
-    }
-    commands = std::move(down.write);
-    answers = std::move(up.read);
-    return wait();
-  }
-  Result<> wait() const {
-    std::byte c{};
-    return read_exact(answers.get(), std::span(&c, 1));
-  }
-  Result<> rewrite() const {
-    TS_TRY(write_all(commands.get(), "w"));
-    return wait();
-  }
-};
-
-// Of this thread: what it took, however busy the machine is.
-double cpu_ms() {
-  timespec t{};
-  (void)::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) * 1000 + static_cast<double>(t.tv_nsec) / 1e6;
-}
-
-double memcpy_cpu_ms_per_gib(size_t bytes) {
-  // As the reader does it: a large source into a small buffer that stays in the cache.
-  std::vector<std::byte> from(bytes, std::byte{1});
-  std::vector<std::byte> to(kBlockPages * kPageBytes, std::byte{2});
-  double begin = cpu_ms();
-  for (size_t at = 0; at + to.size() <= bytes; at += to.size()) {
-    std::memcpy(to.data(), from.data() + at, to.size());
-    asm volatile("" : : "r"(to.data()) : "memory");
-  }
-  return (cpu_ms() - begin) / (static_cast<double>(bytes) / (1U << 30));
-}
-
-Result<> measure(size_t bytes, bool huge, const Cancel& cancel) {
-  Subject subject;
-  TS_TRY(subject.start(bytes, huge));
-  TS_TRY_ASSIGN(auto tracker,
-                make_tracker(TrackerKind::kPagemapScan,
-                             {[&]() -> Result<std::vector<pid_t>> { return std::vector{subject.pid}; }, {}}));
-  PageReader reader;
-  double gib = static_cast<double>(bytes) / (1U << 30);
-  microseconds reading{0};
-  bool read = false;
-  RunSink sink = [&](const PageRuns& runs) -> Result<> {
-    if (!read) return {};
-    auto begin = Clock::now();
-    TS_TRY_ASSIGN(auto stats, reader.read(runs, [](const PageBlock&) -> Result<> { return {}; }, cancel));
-    reading += std::chrono::duration_cast<microseconds>(Clock::now() - begin);
-    return {};
-  };
-  auto scan = [&](const char* what) -> Result<> {
-    reading = {};
-    double cpu = cpu_ms();
-    auto begin = Clock::now();
-    TS_TRY_ASSIGN(RoundStats stats, what[0] == 'l' ? tracker->last_round(sink, cancel) : tracker->round(sink, cancel));
-    auto read_s = std::chrono::duration<double>(reading).count();
-    json line = numbers(stats);
-    line.update({{"step", what},
-                 {"huge", huge},
-                 {"scan_ms_per_gib", static_cast<double>(stats.scan.count()) / 1000 / gib},
-                 {"whole_ms", ms_since(begin)},
-                 {"whole_cpu_ms", cpu_ms() - cpu}});
-    if (read_s > 0) line["read_gib_per_s"] = static_cast<double>(stats.pages * kPageBytes) / (1U << 30) / read_s;
-    say(line);
-    return {};
-  };
-  TS_TRY(scan("first"));
-  TS_TRY(scan("clean"));
-  TS_TRY(subject.rewrite());
-  read = true;
-  TS_TRY(scan("half written, read"));
-  TS_TRY(subject.rewrite());
-  TS_TRY(scan("last, half written, read"));
-  tracker->detach();
-  TS_TRY_ASSIGN(tracker, make_tracker(TrackerKind::kNone,
-                                      {[&]() -> Result<std::vector<pid_t>> { return std::vector{subject.pid}; }, {}}));
-  return scan("last, all, read");
-}
-
-int drill_measure(const Options& o, const Cancel& cancel) {
-  size_t bytes = number_of(o, "mib", 1024) << 20;
-  for (bool huge : {false, true}) {
-    if (auto r = measure(bytes, huge, cancel); !r) return failed("measure", r.error());
-  }
-  say({{"step", "memcpy"}, {"cpu_ms_per_gib", memcpy_cpu_ms_per_gib(bytes)}});
-  return 0;
-}
-
 }  // namespace
 }  // namespace transship::memory
 
@@ -475,7 +354,10 @@ int main(int argc, char** argv) {
   if (verb == "rebuild") return memory::drill_rebuild(o, *cancel);
   if (verb == "choose") return memory::drill_choose();
   if (verb == "inject") return memory::drill_inject(o, *cancel);
-  if (verb == "measure") return memory::drill_measure(o, *cancel);
+  if (verb == "measure") {
+    auto done = memory::measure_tracking(memory::number_of(o, "mib", 1024) << 20, *cancel);
+    return done ? 0 : memory::failed("measure", done.error());
+  }
   std::cerr << "usage: track_drill rebuild|choose|inject|measure --NAME VALUE…\n";
   return 2;
 }
