@@ -52,9 +52,6 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
     how.lay_over = {o.work_dir + "/criu.kdat", kKdatFile};
     TS_TRY_CTX(write_patched_kdat(o.kdat, how.lay_over.first), "show CRIU a kernel that tracks memory");
   }
-  // By itself CRIU writes shared memory in full. It finds the pages of shared objects only the older of its two ways,
-  // in /proc/PID/pagemap, which a switch for its own tests chooses.
-  if (has_parent(o.memory) && !o.shared_objects.empty()) how.env = {"CRIU_TRACK_SHMEM=1", "CRIU_FAULT=135"};
   return Worker::spawn(o.criu, how);
 }
 
@@ -172,7 +169,6 @@ Result<> DumpSession::State::cover_memory() const {
   if (!parent) return {};
   TS_TRY_ASSIGN(auto pids, cgroup.processes());
   TS_TRY(parent->cover_tasks(pids));
-  TS_TRY(parent->cover_shared(options.shared_objects));
   if (options.memory != MemoryMethod::kSoftDirty) return {};
   for (pid_t pid : pids) TS_TRY(sys::write_control(fmt::format("/proc/{}/clear_refs", pid), "4"));
   return {};

@@ -31,13 +31,11 @@ struct DumpOptions {
   uint32_t ghost_limit = 64U << 20;    // bytes of a deleted but open file
   int log_level = 2;                   // 2: errors and warnings. Each further level costs time while frozen.
   milliseconds freeze_timeout{2000};
-  // Other than kFull: the images have no content of memory that somebody else carries, only holes where it is missing
-  // (criu/lazy_images.h fills them). kParent needs `kdat` from probe_memory_method().
+  // Other than kFull: the images have no content of private memory, only holes where it is missing (criu/lazy_images.h
+  // fills them). Shared memory is always written in full: CRIU 4.2 takes it for a memfd, and never leaves those out.
+  // kParent needs `kdat` from probe_memory_method().
   MemoryMethod memory = MemoryMethod::kFull;
   KdatPatch kdat;
-  // With kParent and kSoftDirty: shared memory objects (CRIU's ids of them) whose pages become holes too where a task
-  // has them mapped. Only anonymous shared mappings and System V segments; memfds are always written in full.
-  std::vector<uint64_t> shared_objects;
 };
 
 struct DumpTimes {

@@ -32,7 +32,8 @@ void put_u32(std::string& out, uint32_t value) { out.append(reinterpret_cast<con
 template <class M>
 Result<M> decode(std::string_view record, std::string_view name) {
   M message;
-  if (!message.ParseFromArray(record.data(), static_cast<int>(record.size())))
+  // In two steps: for a missing field protobuf would write to stderr by itself.
+  if (!message.ParsePartialFromArray(record.data(), static_cast<int>(record.size())) || !message.IsInitialized())
     return fail(Errc::kCorrupt, "{} has a record that cannot be decoded", name);
   return message;
 }

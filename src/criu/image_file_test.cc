@@ -194,18 +194,16 @@ TEST_F(ImageFiles, ParentCoversEverythingAndGoesAway) {
     ASSERT_TRUE(parent) << parent.error().message();
     EXPECT_FALSE(ParentImages::create(dir_ + "/parent")) << "it was there already";
     ASSERT_TRUE(parent->cover_tasks({::getpid(), ::getpid()}));
-    ASSERT_TRUE(parent->cover_shared({42}));
     auto directory = open_file(dir_ + "/parent", O_RDONLY | O_DIRECTORY);
     auto inner = innermost_pid(::getpid());
     ASSERT_TRUE(inner);
-    for (const auto& name : {fmt::format("pagemap-{}.img", *inner), std::string("pagemap-shmem-42.img")}) {
-      auto bytes = read_image(directory->get(), name);
-      ASSERT_TRUE(bytes) << name;
-      auto pagemap = parse_pagemap(*bytes, name);
-      ASSERT_TRUE(pagemap) << pagemap.error().message();
-      ASSERT_EQ(pagemap->entries.size(), 1u);
-      EXPECT_EQ(pagemap->entries[0].nr_pages() * kImagePage, kAddressLimit);
-    }
+    auto name = fmt::format("pagemap-{}.img", *inner);
+    auto bytes = read_image(directory->get(), name);
+    ASSERT_TRUE(bytes) << name;
+    auto pagemap = parse_pagemap(*bytes, name);
+    ASSERT_TRUE(pagemap) << pagemap.error().message();
+    ASSERT_EQ(pagemap->entries.size(), 1u);
+    EXPECT_EQ(pagemap->entries[0].nr_pages() * kImagePage, kAddressLimit);
     EXPECT_FALSE(parent->cover_tasks({1 << 30})) << "there is no such process";
   }
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/parent"));

@@ -96,15 +96,6 @@ Result<> ParentImages::cover_tasks(const std::vector<pid_t>& pids) const {
   return {};
 }
 
-Result<> ParentImages::cover_shared(const std::vector<uint64_t>& shmids) const {
-  for (uint64_t id : shmids) {
-    auto name = fmt::format("{}/pagemap-shmem-{}.img", path_, id);
-    if (::link(fmt::format("{}/{}", path_, kEverything).c_str(), name.c_str()) != 0 && errno != EEXIST)
-      return fail_errno(errno, "make {}", name);
-  }
-  return {};
-}
-
 Result<KdatPatch> locate_kdat_patch(int version, const std::string& kdat_file) {
   const Layout* layout = nullptr;
   for (const auto& known : kLayouts) {

@@ -26,8 +26,6 @@ class ParentImages {
   const std::string& path() const { return path_; }
   // All private memory of these tasks; they must not end meanwhile. About 20 microseconds for each.
   Result<> cover_tasks(const std::vector<pid_t>& pids) const;
-  // All content of the objects with these ids of CRIU's.
-  Result<> cover_shared(const std::vector<uint64_t>& shmids) const;
 
  private:
   explicit ParentImages(std::string path) : path_(std::move(path)) {}

@@ -24,7 +24,6 @@ Result<PacketSocketPair> make_packet_pair();
 class Worker {
  public:
   struct Options {
-    std::vector<std::string> env = {};                  // "NAME=value", beside ours
     std::pair<std::string, std::string> lay_over = {};  // see sys::Child
     int mount_namespace = -1, root = -1;                // see sys::Child
   };

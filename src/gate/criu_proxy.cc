@@ -98,6 +98,14 @@ Result<> CriuProxy::take_request() {
   return {};
 }
 
+Result<> CriuProxy::set_lazy() {
+  rpc::Request request;
+  if (!request.ParseFromString(request_)) return fail(Errc::kInternal, "our own request to CRIU cannot be read");
+  request.mutable_opts()->set_lazy_pages(true);
+  request_ = request.SerializeAsString();
+  return {};
+}
+
 Result<> CriuProxy::restore(Deadline deadline, int stop, const std::function<std::optional<Error>()>& why,
                             const std::function<void(const std::string&, pid_t)>& on_stage) {
   TS_TRY_CTX(send_packet(sockets_.criu.get(), request_), "let CRIU restore");

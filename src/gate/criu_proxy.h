@@ -31,6 +31,8 @@ class CriuProxy {
   explicit CriuProxy(CriuSockets sockets) : sockets_(std::move(sockets)) {}
   // Takes runc's request; by then runc has put CRIU into the container's cgroup.
   Result<> take_request();
+  // Memory that the images mark as lazy comes from a pager that CRIU connects to.
+  Result<> set_lazy();
   // A duplicate of this socket keeps CRIU waiting should this process die.
   int criu_socket() const { return sockets_.criu.get(); }
   const std::string& cgroup() const { return cgroup_; }

@@ -251,11 +251,12 @@ Result<> Gate::prepare(const std::string& images_dir, const std::string& work_di
   return {};
 }
 
-Result<Parked> Gate::restore(Deadline deadline, const Cancel& cancel) {
+Result<Parked> Gate::restore(const RestoreOptions& options, Deadline deadline, const Cancel& cancel) {
   auto& s = *state_;
   TS_CHECK(s.criu_guard.valid() && !s.over);
   Message order;
   order.kind = Kind::kRestore;
+  order.lazy = options.lazy;
   TS_TRY(s.runtime.send(order));
   Fd netfilter;
   TS_TRY_ASSIGN(Message m, s.expect(Kind::kParked, deadline, cancel, &netfilter));

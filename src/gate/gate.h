@@ -22,6 +22,13 @@ struct GateOptions {
   milliseconds hold{5000};
 };
 
+struct RestoreOptions {
+  // The images are from criu::prepare_lazy_restore(). CRIU's work directory is prepare()'s `work_dir`: a pager must
+  // listen at lazy-pages.socket in there before restore(), and must serve faults while the container is parked: CRIU
+  // and the kernel write into a task's memory before it runs.
+  bool lazy = false;
+};
+
 struct ReleaseTimes {
   std::chrono::microseconds network{0};  // hold table gone
   std::chrono::microseconds tasks{0};    // tasks running
@@ -69,7 +76,10 @@ class Gate {
   // Has everything done that needs no images. `images_dir` must hold descriptors.json; `work_dir` is for logs (tmpfs).
   Result<> prepare(const std::string& images_dir, const std::string& work_dir, Deadline deadline, const Cancel& cancel);
   // The images are complete. Returns with the container parked, and the engine's runtime through.
-  Result<Parked> restore(Deadline deadline, const Cancel& cancel);
+  Result<Parked> restore(Deadline deadline, const Cancel& cancel) {
+    return restore(RestoreOptions{}, deadline, cancel);
+  }
+  Result<Parked> restore(const RestoreOptions& options, Deadline deadline, const Cancel& cancel);
   // The engine's start fails with this reason; nothing of the container is left when it has.
   void abort(const std::string& reason);
 

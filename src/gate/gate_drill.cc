@@ -2,9 +2,12 @@
 // line per step; a step's failure is printed and is the exit code. Reads a line from stdin where it says so.
 //
 //   gate_drill dump --pid PID --bundle DIR --images DIR --work DIR [--memory best|full|lazy-pages|parent]
-//                   [--shared ID,ID…] --then commit|rollback|ask
+//                   --then commit|rollback|ask
 //   gate_drill method --work DIR
-//   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--abort-before prepare|restore] --then
+//   gate_drill plan --images DIR              what a restore misses in the images
+//   gate_drill fill --images DIR --pages FILE  puts in what cannot be lazy; FILE.json: [[shared, id, address, pages,
+//                                             offset in FILE], ...]
+//   gate_drill gate --id ID --images DIR --work DIR [--hold MS] [--lazy yes] [--abort-before prepare|restore] --then
 //   release|kill|ask
 //
 //   gate_drill adopt --facts FACTS --then release|kill
@@ -18,8 +21,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
-#include "base/text.h"
 #include "criu/dump_session.h"
+#include "criu/lazy_images.h"
 #include "engine/oci_bundle.h"
 #include "gate/gate.h"
 #include "sys/file.h"
@@ -58,12 +61,6 @@ criu::MethodFinding probe_method(const std::string& scratch_dir) {
 // Which way memory is left out: the best one, or the one that was asked for.
 Result<> choose_memory(const Options& o, criu::DumpOptions& options) {
   auto wanted = o.contains("memory") ? o.at("memory") : "full";
-  if (o.contains("shared")) {
-    for (const auto& id : split(o.at("shared"), ',')) {
-      TS_TRY_ASSIGN(uint64_t number, parse_u64(id, "shared object"));
-      options.shared_objects.push_back(number);
-    }
-  }
   if (wanted == "full") return {};
   auto found = probe_method(options.work_dir);
   options.kdat = found.kdat;
@@ -100,6 +97,71 @@ int drill_dump(const Options& o, const Cancel& cancel) {
   if (!end) return failed(word.c_str(), end.error());
   say({{"step", word}, {"took_ms", ms()}});
   return 0;
+}
+
+json ranges_json(const criu::LazyPlan& plan) {
+  json list = json::array();
+  for (const auto& s : plan.spaces) {
+    for (const auto& r : s.lazy) list.push_back({s.space.shared, s.space.id, r.address, r.pages, true});
+    for (const auto& r : s.eager) list.push_back({s.space.shared, s.space.id, r.address, r.pages, false});
+  }
+  return list;
+}
+
+int say_plan(const char* step, const Result<criu::LazyPlan>& plan, Clock::time_point begin) {
+  if (!plan) return failed(step, plan.error());
+  auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  json spaces = json::array();
+  for (const auto& s : plan->spaces) spaces.push_back({s.space.shared, s.space.id});
+  say({{"step", step},
+       {"took_us", took.count()},
+       {"spaces", spaces},
+       {"lazy", plan->lazy_pages},
+       {"eager", plan->eager_pages},
+       {"present", plan->present_pages},
+       {"ranges", ranges_json(*plan)}});
+  return 0;
+}
+
+// Pages that the test has read from the frozen source.
+class FilePages : public criu::PageSource {
+ public:
+  static Result<FilePages> open(const std::string& path) {
+    FilePages p;
+    TS_TRY_ASSIGN(p.file_, open_file(path, O_RDONLY));
+    TS_TRY_ASSIGN(auto text, sys::read_file(path + ".json"));
+    for (const auto& e : json::parse(text))
+      p.places_[{e[0].get<bool>(), e[1].get<uint64_t>()}][e[2].get<uint64_t>()] = {e[3].get<uint64_t>(),
+                                                                                   e[4].get<uint64_t>()};
+    return p;
+  }
+  Result<> read(criu::ImageSpace space, uint64_t address, std::span<std::byte> out) override {
+    auto& places = places_[space];
+    auto it = places.upper_bound(address);
+    if (it == places.begin()) return fail(Errc::kNotFound, "no page at {:#x}", address);
+    const auto& [start, place] = *--it;
+    uint64_t skip = address - start;
+    if (skip + out.size() > place.pages * 4096) return fail(Errc::kNotFound, "no page at {:#x}", address);
+    ssize_t n = ::pread(file_.get(), out.data(), out.size(), static_cast<off_t>(place.offset + skip));
+    if (n != static_cast<ssize_t>(out.size())) return fail_errno(errno, "read page {:#x}", address);
+    return {};
+  }
+
+ private:
+  struct Place {
+    uint64_t pages, offset;
+  };
+  Fd file_;
+  std::map<criu::ImageSpace, std::map<uint64_t, Place>> places_;
+};
+
+constexpr uint64_t kLimit = 16ULL << 30;
+
+int drill_fill(const Options& o) {
+  auto begin = Clock::now();
+  auto source = FilePages::open(o.at("pages"));
+  if (!source) return failed("fill", source.error());
+  return say_plan("fill", criu::prepare_lazy_restore(o.at("images"), *source, kLimit), begin);
 }
 
 int end_parked(gate::Parked& parked, const std::string& word) {
@@ -142,7 +204,7 @@ int drill_gate(const Options& o, const Cancel& cancel) {
   say({{"step", "prepared"}, {"took_ms", ms()}});
   if (stop_before("restore")) return 0;
   begin = Clock::now();
-  auto parked = gate->restore(Deadline::in(kStep), cancel);
+  auto parked = gate->restore({.lazy = o.contains("lazy")}, Deadline::in(kStep), cancel);
   if (!parked) return failed("restore", parked.error());
   say({{"step", "parked"},
        {"took_ms", ms()},
@@ -187,6 +249,8 @@ int main(int argc, char** argv) {
   std::string verb = argv[1];
   try {
     if (verb == "dump") return drill_dump(o, *cancel);
+    if (verb == "plan") return say_plan("plan", criu::plan_lazy_restore(o.at("images"), kLimit), Clock::now());
+    if (verb == "fill") return drill_fill(o);
     if (verb == "method") return (void)probe_method(o.at("work")), 0;
     if (verb == "gate") return drill_gate(o, *cancel);
     if (verb == "adopt") return drill_adopt(o);

@@ -100,6 +100,7 @@ class GatedCreate {
   Fd listener_;
   sys::Child runc_;
   bool runc_done_ = false;
+  bool lazy_ = false;
   std::vector<std::string> criu_directories_before_;
   std::optional<CriuProxy> proxy_;
 };
@@ -138,6 +139,7 @@ Result<> GatedCreate::next_order(Kind wanted) {
     work_dir_ = m.work_dir;
     runc_log_ = work_dir_ + "/runc.log";
   }
+  if (wanted == Kind::kRestore) lazy_ = m.lazy;
   return {};
 }
 
@@ -188,6 +190,7 @@ std::optional<Error> GatedCreate::word_from_gate() {
 }
 
 Result<> GatedCreate::restore() {
+  if (lazy_) TS_TRY(proxy_->set_lazy());
   return proxy_->restore(
       deadline_, gate_.poll_fd(), [this] { return word_from_gate(); },
       [this](const std::string& stage, pid_t pid) {

@@ -54,6 +54,7 @@ std::string encode(const Message& m) {
   if (!m.args.empty()) j["args"] = m.args;
   put(j, "images_dir", m.images_dir);
   put(j, "work_dir", m.work_dir);
+  if (m.lazy) j["lazy"] = true;
   put(j, "name", m.name);
   put(j, "cgroup", m.cgroup);
   put(j, "reason", m.reason);
@@ -85,6 +86,7 @@ Result<Message> decode(std::string_view packet) {
   }
   m.images_dir = text_of(j, "images_dir");
   m.work_dir = text_of(j, "work_dir");
+  if (auto it = j.find("lazy"); it != j.end() && it->is_boolean()) m.lazy = it->get<bool>();
   m.name = text_of(j, "name");
   m.cgroup = text_of(j, "cgroup");
   m.reason = text_of(j, "reason");

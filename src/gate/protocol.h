@@ -5,7 +5,7 @@
 //   ── waiting (pid, id, bundle, args) ──────▶
 //   ◀───────────── prepare (images, work) ────   descriptors.json is there, the images need not be
 //   ── prepared + CRIU's socket ─────────────▶   the engine's runtime has done all it can do without images
-//   ◀───────────────────────────── restore ───   images complete
+//   ◀────────────────────── restore (lazy) ───   images complete
 //   ── stage (name, pid) … ──────────────────▶   as CRIU announces them
 //   ── parked (pid) + netfilter socket ──────▶   frozen, its network shut; the runtime ends with success
 //
@@ -46,6 +46,7 @@ struct Message {
   std::string id, bundle;            // waiting
   std::vector<std::string> args;     // waiting
   std::string images_dir, work_dir;  // prepare
+  bool lazy = false;                 // restore: memory comes from a pager, see Gate::restore
   std::string name;                  // stage
   std::string cgroup;                // parked
   std::string reason, remedy;        // failed, abort

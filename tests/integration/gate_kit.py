@@ -155,10 +155,10 @@ def start_in_background(host):
     return host.popen(["podman", "start", NAME], stdin=-3, stdout=-1, stderr=-2, text=True)
 
 
-def dump(host, then="ask", memory="full", *options) -> Drill:
+def dump(host, then="ask", memory="full") -> Drill:
     fresh_dirs(host)
     return Drill(host, "dump", "--pid", str(container_pid(host)), "--bundle", bundle(host), "--images", IMAGES, "--work", WORK,
-                 "--then", then, "--memory", memory, *options)
+                 "--then", then, "--memory", memory)
 
 
 def dump_complete(host) -> Drill:
@@ -183,13 +183,13 @@ def carry_images(source, destination) -> None:
 class Arrival:
     """The destination's half of a move, up to the gate."""
 
-    def __init__(self, source, destination, *options, hold=20000, command=()):
+    def __init__(self, source, destination, *options, hold=20000, command=(), lazy=False):
         self.host = destination
         fresh_dirs(destination)
         carry_descriptors(source, destination)
         self.id = create(destination, *options, command=command)
         self.drill = Drill(destination, "gate", "--id", self.id, "--images", IMAGES, "--work", WORK, "--hold", str(hold), "--ask",
-                           "--then", "ask")
+                           "--then", "ask", *(("--lazy", "yes") if lazy else ()))
         self.drill.step("armed")
         self.start = start_in_background(destination)
         self.runtime_pid = self.drill.step("waiting")["pid"]

@@ -1,0 +1,252 @@
+#include "criu/lazy_images.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "base/text.h"
+#include "criu/image_file.h"
+
+namespace transship::criu {
+namespace {
+
+constexpr size_t kMaxSharedObjects = 65536;
+constexpr size_t kCopyBytes = 1U << 20;
+constexpr std::string_view kSharedPrefix = "pagemap-shmem-";
+constexpr std::string_view kSuffix = ".img";
+
+std::string pages_name(uint32_t id) { return fmt::format("pages-{}.img", id); }
+
+// One pagemap of the directory, and what becomes of it.
+struct Space {
+  ImageSpace space;
+  std::string name;
+  Pagemap before, after;
+  MissingPages missing;
+};
+
+struct Directory {
+  Fd fd;
+  uint64_t limit_pages = 0;
+  LazyPlan totals;  // without its list
+  std::set<uint32_t> pages_ids;
+  std::vector<Space> spaces;
+
+  Result<> load();
+  Result<> add_task(pid_t pid);
+  Result<> add_shared(uint64_t id, const std::string& name);
+  Result<> plan(Space& s, const std::vector<img::Vma>* vmas);
+  Result<> place(Space& s, img::PagemapEntry entry, bool lazy);
+  Result<> fill(const Space& s, PageSource& source) const;
+  LazyPlan result();
+};
+
+// Shared objects by their files: the numbers are in no list of CRIU's.
+Result<std::set<uint64_t>> shared_ids(int directory) {
+  TS_TRY_ASSIGN(Fd own, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
+  std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(own.get()), ::closedir);
+  if (!list) return fail_errno(errno, "list the images");
+  (void)own.release();  // the list's now
+  std::set<uint64_t> ids;
+  while (const dirent* entry = ::readdir(list.get())) {
+    std::string_view name = entry->d_name;
+    if (!name.starts_with(kSharedPrefix) || !name.ends_with(kSuffix)) continue;
+    auto digits = name.substr(kSharedPrefix.size(), name.size() - kSharedPrefix.size() - kSuffix.size());
+    TS_TRY_ASSIGN(uint64_t id, parse_u64(digits, fmt::format("id in {}", name)));
+    ids.insert(id);
+    if (ids.size() > kMaxSharedObjects) return fail(Errc::kCorrupt, "there are too many shared memory objects");
+  }
+  return ids;
+}
+
+Result<> Directory::place(Space& s, img::PagemapEntry entry, bool lazy) {
+  bool present = (entry.flags() & kPagePresent) != 0;
+  uint64_t& total = present ? totals.present_pages : lazy ? totals.lazy_pages : totals.eager_pages;
+  uint64_t sum = totals.present_pages + totals.lazy_pages + totals.eager_pages;
+  if (entry.nr_pages() > limit_pages - sum)
+    return fail(Errc::kCorrupt, "{}: the images claim more than {} of memory", s.name,
+                format_bytes(limit_pages * kImagePage));
+  total += entry.nr_pages();
+  if (!present) (lazy ? s.missing.lazy : s.missing.eager).push_back({entry.vaddr(), entry.nr_pages()});
+  // CRIU passes over lazy pages even when their content is there.
+  entry.set_flags(!present && lazy ? kPageLazy : kPagePresent);
+  s.after.entries.push_back(std::move(entry));
+  return {};
+}
+
+// Splits every entry at the ends of mappings, for each part decides who brings it. No mappings: a shared object.
+Result<> Directory::plan(Space& s, const std::vector<img::Vma>* vmas) {
+  if (!pages_ids.insert(s.before.head.pages_id()).second)
+    return fail(Errc::kCorrupt, "{} shares its pages file with another image", s.name);
+  s.after.head = s.before.head;
+  s.missing.space = s.space;
+  size_t at = 0;
+  for (const auto& entry : s.before.entries) {
+    bool whole = vmas == nullptr || (entry.flags() & kPagePresent) != 0;
+    if (whole) {
+      TS_TRY(place(s, entry, false));
+      continue;
+    }
+    uint64_t from = entry.vaddr(), end = from + entry.nr_pages() * kImagePage;
+    while (from < end) {
+      while (at < vmas->size() && (*vmas)[at].end() <= from) ++at;
+      if (at == vmas->size() || (*vmas)[at].start() > from)
+        return fail(Errc::kCorrupt, "{}: there is no mapping at {:#x}", s.name, from);
+      auto part = entry;
+      uint64_t stop = std::min(end, (*vmas)[at].end());
+      part.set_vaddr(from);
+      part.set_nr_pages((stop - from) / kImagePage);
+      TS_TRY(place(s, std::move(part), can_be_lazy((*vmas)[at])));
+      from = stop;
+    }
+  }
+  return {};
+}
+
+Result<> Directory::add_task(pid_t pid) {
+  Space s;
+  s.space = {false, static_cast<uint64_t>(pid)};
+  s.missing.space = s.space;
+  s.name = fmt::format("pagemap-{}.img", pid);
+  auto mm_name = fmt::format("mm-{}.img", pid);
+  auto mm = read_image(fd.get(), mm_name);
+  if (!mm && mm.error().code() == Errc::kNotFound) {  // a zombie
+    spaces.push_back(std::move(s));
+    return {};
+  }
+  if (!mm) return std::unexpected(std::move(mm).error());
+  TS_TRY_ASSIGN(auto vmas, parse_mappings(*mm, mm_name));
+  TS_TRY_ASSIGN(auto bytes, read_image(fd.get(), s.name));
+  TS_TRY_ASSIGN(s.before, parse_pagemap(bytes, s.name));
+  TS_TRY(plan(s, &vmas));
+  spaces.push_back(std::move(s));
+  return {};
+}
+
+Result<> Directory::add_shared(uint64_t id, const std::string& name) {
+  Space s;
+  s.space = {true, id};
+  s.name = name;
+  TS_TRY_ASSIGN(auto bytes, read_image(fd.get(), name));
+  TS_TRY_ASSIGN(s.before, parse_pagemap(bytes, name));
+  TS_TRY(plan(s, nullptr));
+  spaces.push_back(std::move(s));
+  return {};
+}
+
+Result<> Directory::load() {
+  TS_TRY_ASSIGN(auto tree, read_image(fd.get(), "pstree.img"));
+  TS_TRY_ASSIGN(auto pids, parse_process_tree(tree, "pstree.img"));
+  for (pid_t pid : pids) TS_TRY(add_task(pid));
+  TS_TRY_ASSIGN(auto ids, shared_ids(fd.get()));
+  for (uint64_t id : ids) TS_TRY(add_shared(id, fmt::format("{}{}{}", kSharedPrefix, id, kSuffix)));
+  return {};
+}
+
+LazyPlan Directory::result() {
+  for (auto& s : spaces) totals.spaces.push_back(std::move(s.missing));
+  return std::move(totals);
+}
+
+Result<> copy_bytes(int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t size) {
+  auto in = static_cast<off_t>(from_offset), out = static_cast<off_t>(to_offset);
+  while (size > 0) {
+    ssize_t n = retry_eintr([&] { return ::copy_file_range(from, &in, to, &out, size, 0); });
+    if (n < 0) return fail_errno(errno, "copy {} bytes", size);
+    if (n == 0) return fail(Errc::kCorrupt, "it ends {} bytes too early", size);
+    size -= static_cast<uint64_t>(n);
+  }
+  return {};
+}
+
+// The old pages file of `s`, checked to be long enough; empty when CRIU wrote no page.
+Result<Fd> open_pages(int directory, const Space& s) {
+  uint64_t pages = 0;
+  for (const auto& e : s.before.entries) pages += (e.flags() & kPagePresent) != 0 ? e.nr_pages() : 0;
+  if (pages == 0) return Fd();
+  auto name = pages_name(s.before.head.pages_id());
+  TS_TRY_ASSIGN(Fd fd, open_at(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+  struct stat st;
+  if (::fstat(fd.get(), &st) < 0) return fail_errno(errno, "look at {}", name);
+  if (!S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) / kImagePage < pages)
+    return fail(Errc::kCorrupt, "{} is not a file of {} pages", name, pages);
+  return fd;
+}
+
+// Writes the new pages file: what CRIU wrote and what the source has, in the order of the entries.
+Result<> merge_pages(const Space& s, int old_pages, int new_pages, PageSource& source) {
+  auto eager = s.missing.eager.begin();
+  uint64_t taken = 0, written = 0;
+  for (const auto& e : s.after.entries) {
+    if ((e.flags() & kPagePresent) == 0) continue;
+    uint64_t size = e.nr_pages() * kImagePage;
+    if (eager != s.missing.eager.end() && eager->address == e.vaddr()) {
+      TS_TRY(source.write_to(new_pages, written, s.space, *eager));
+      ++eager;
+    } else {
+      TS_TRY(copy_bytes(old_pages, taken, new_pages, written, size));
+      taken += size;
+    }
+    written += size;
+  }
+  return {};
+}
+
+Result<> Directory::fill(const Space& s, PageSource& source) const {
+  if (s.before.head.pages_id() == 0) return {};  // a zombie
+  TS_TRY_ASSIGN(Fd old_pages, open_pages(fd.get(), s));
+  if (!s.missing.eager.empty()) {
+    auto name = pages_name(s.before.head.pages_id()), beside = name + ".new";
+    (void)::unlinkat(fd.get(), beside.c_str(), 0);
+    TS_TRY_ASSIGN(Fd pages, open_at(fd.get(), beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+    TS_TRY_CTX(merge_pages(s, old_pages.get(), pages.get(), source), fmt::format("complete {}", name));
+    if (::renameat(fd.get(), beside.c_str(), fd.get(), name.c_str()) < 0) return fail_errno(errno, "rename {}", beside);
+  }
+  return write_image(fd.get(), s.name, serialize_pagemap(s.after));
+}
+
+Result<Directory> load_directory(const std::string& images_dir, uint64_t limit_bytes) {
+  Directory d;
+  TS_TRY_ASSIGN(d.fd, open_file(images_dir, O_RDONLY | O_DIRECTORY));
+  d.limit_pages = std::min(limit_bytes, kAddressLimit) / kImagePage;
+  TS_TRY_CTX(d.load(), "images in " + images_dir);
+  return d;
+}
+
+}  // namespace
+
+Result<> PageSource::write_to(int fd, uint64_t offset, ImageSpace space, ImageRange range) {
+  std::vector<std::byte> buffer(std::min<uint64_t>(range.pages * kImagePage, kCopyBytes));
+  uint64_t end = range.address + range.pages * kImagePage;
+  for (uint64_t at = range.address; at < end;) {
+    auto piece = std::span(buffer).first(std::min<uint64_t>(end - at, buffer.size()));
+    TS_TRY(read(space, at, piece));
+    for (auto rest = piece; !rest.empty();) {
+      ssize_t n = retry_eintr([&] { return ::pwrite(fd, rest.data(), rest.size(), static_cast<off_t>(offset)); });
+      if (n < 0) return fail_errno(errno, "write {} bytes of pages", rest.size());
+      rest = rest.subspan(static_cast<size_t>(n));
+      offset += static_cast<uint64_t>(n);
+    }
+    at += piece.size();
+  }
+  return {};
+}
+
+Result<LazyPlan> plan_lazy_restore(const std::string& images_dir, uint64_t limit_bytes) {
+  TS_TRY_ASSIGN(auto directory, load_directory(images_dir, limit_bytes));
+  return directory.result();
+}
+
+Result<LazyPlan> prepare_lazy_restore(const std::string& images_dir, PageSource& source, uint64_t limit_bytes) {
+  TS_TRY_ASSIGN(auto directory, load_directory(images_dir, limit_bytes));
+  // Everything is there once the pager has done its work: nothing is to be looked up in an earlier dump.
+  (void)::unlinkat(directory.fd.get(), "parent", 0);
+  for (const auto& s : directory.spaces) TS_TRY(directory.fill(s, source));
+  return directory.result();
+}
+
+}  // namespace transship::criu

@@ -1,0 +1,259 @@
+#include "criu/lazy_images.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+
+#include "base/fd.h"
+#include "criu/image_file.h"
+#include "sys/file.h"
+
+namespace transship::criu {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kLimit = 1U << 30;
+constexpr uint32_t kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
+
+struct V {
+  uint64_t start, pages;
+  uint32_t flags = kAnonymous;
+};
+struct E {
+  uint64_t address, pages;
+  uint32_t flags;
+};
+
+// Every page tells where it belongs.
+std::string page_of(ImageSpace space, uint64_t address) {
+  auto text = fmt::format("{}{} {:#x};", space.shared ? "s" : "t", space.id, address);
+  text.resize(kPage, '.');
+  return text;
+}
+
+class Made : public PageSource {
+ public:
+  Result<> read(ImageSpace space, uint64_t address, std::span<std::byte> out) override {
+    if (failing) return fail(Errc::kNotFound, "no page at {:#x}", address);
+    for (size_t at = 0; at < out.size(); at += kPage) {
+      std::memcpy(out.data() + at, page_of(space, address + at).data(), kPage);
+      ++pages;
+    }
+    return {};
+  }
+  bool failing = false;
+  uint64_t pages = 0;
+};
+
+class LazyImages : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = testing::TempDir() + "lazy-images-XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    dir_ = name;
+    fd_ = *open_file(dir_, O_RDONLY | O_DIRECTORY);
+    tree({1});
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  void put(const std::string& name, const std::string& bytes) { ASSERT_TRUE(write_image(fd_.get(), name, bytes)); }
+  void tree(const std::vector<uint32_t>& pids) {
+    std::vector<std::string> records;
+    for (uint32_t pid : pids) {
+      img::Process p;
+      p.set_pid(pid);
+      records.push_back(p.SerializeAsString());
+    }
+    put("pstree.img", serialize_image(ImageMagic::kProcessTree, records));
+  }
+  void mappings(uint32_t pid, const std::vector<V>& list) {
+    img::Mm mm;
+    for (const auto& v : list) {
+      auto* vma = mm.add_vmas();
+      vma->set_start(v.start);
+      vma->set_end(v.start + v.pages * kPage);
+      vma->set_flags(v.flags);
+      vma->set_status(1);
+    }
+    put(fmt::format("mm-{}.img", pid), serialize_image(ImageMagic::kMm, {mm.SerializeAsString()}));
+  }
+  // Its pages file too, of what is present.
+  void pagemap(ImageSpace space, uint32_t pages_id, const std::vector<E>& entries) {
+    Pagemap p;
+    p.head.set_pages_id(pages_id);
+    std::string content;
+    for (const auto& e : entries) {
+      auto& entry = p.entries.emplace_back();
+      entry.set_vaddr(e.address);
+      entry.set_compat_nr_pages(0);
+      entry.set_nr_pages(e.pages);
+      entry.set_flags(e.flags);
+      for (uint64_t i = 0; (e.flags & kPagePresent) != 0 && i < e.pages; ++i)
+        content += page_of(space, e.address + i * kPage);
+    }
+    put(fmt::format("pagemap-{}{}.img", space.shared ? "shmem-" : "", space.id), serialize_pagemap(p));
+    if (!content.empty()) put(fmt::format("pages-{}.img", pages_id), content);
+  }
+  // What CRIU would find afterwards: the flags of every entry, and the content of all that is present.
+  std::vector<E> entries_after(ImageSpace space) {
+    auto name = fmt::format("pagemap-{}{}.img", space.shared ? "shmem-" : "", space.id);
+    auto bytes = read_image(fd_.get(), name);
+    EXPECT_TRUE(bytes);
+    auto p = parse_pagemap(*bytes, name);
+    EXPECT_TRUE(p);
+    std::vector<E> out;
+    std::string expected;
+    for (const auto& e : p->entries) {
+      out.push_back({e.vaddr(), e.nr_pages(), e.flags()});
+      for (uint64_t i = 0; (e.flags() & kPagePresent) != 0 && i < e.nr_pages(); ++i)
+        expected += page_of(space, e.vaddr() + i * kPage);
+    }
+    auto pages = read_image(fd_.get(), fmt::format("pages-{}.img", p->head.pages_id()));
+    EXPECT_EQ(pages ? *pages : std::string(), expected);
+    return out;
+  }
+  bool refused() {
+    Made source;
+    auto planned = plan_lazy_restore(dir_, kLimit);
+    auto prepared = prepare_lazy_restore(dir_, source, kLimit);
+    return !planned && planned.error().code() == Errc::kCorrupt && !prepared && source.pages == 0;
+  }
+
+  std::string dir_;
+  Fd fd_;
+};
+
+bool operator==(const E& a, const E& b) { return a.address == b.address && a.pages == b.pages && a.flags == b.flags; }
+
+TEST_F(LazyImages, SplitsAtMappingsAndMergesContent) {
+  const ImageSpace one{false, 1};
+  mappings(1, {{0x10000, 4}, {0x14000, 4, kAnonymous | MAP_LOCKED}, {0x18000, 8}, {0x40000, 4, MAP_PRIVATE}});
+  // One hole over three mappings, something that CRIU wrote, and a hole in changed pages of a file.
+  pagemap(one, 1,
+          {{0x12000, 8, kPageInParent},
+           {0x1a000, 2, kPagePresent | kPageLazy},
+           {0x1c000, 1, kPageLazy},
+           {0x40000, 1, kPagePresent},
+           {0x41000, 2, kPageInParent}});
+  Made source;
+  auto plan = prepare_lazy_restore(dir_, source, kLimit);
+  ASSERT_TRUE(plan) << plan.error().message();
+  ASSERT_EQ(plan->spaces.size(), 1u);
+  EXPECT_EQ(plan->spaces[0].space, one);
+  EXPECT_EQ(plan->spaces[0].lazy, (std::vector<ImageRange>{{0x12000, 2}, {0x18000, 2}, {0x1c000, 1}}));
+  EXPECT_EQ(plan->spaces[0].eager, (std::vector<ImageRange>{{0x14000, 4}, {0x41000, 2}}));
+  EXPECT_EQ(plan->lazy_pages, 5u);
+  EXPECT_EQ(plan->eager_pages, 6u);
+  EXPECT_EQ(plan->present_pages, 3u);
+  EXPECT_EQ(source.pages, 6u);
+  EXPECT_EQ(entries_after(one), (std::vector<E>{{0x12000, 2, kPageLazy},
+                                                {0x14000, 4, kPagePresent},
+                                                {0x18000, 2, kPageLazy},
+                                                {0x1a000, 2, kPagePresent},
+                                                {0x1c000, 1, kPageLazy},
+                                                {0x40000, 1, kPagePresent},
+                                                {0x41000, 2, kPagePresent}}));
+  // Done twice it is the same.
+  auto again = prepare_lazy_restore(dir_, source, kLimit);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->spaces[0].lazy, plan->spaces[0].lazy);
+  EXPECT_EQ(again->eager_pages, 0u);
+  EXPECT_EQ(again->present_pages, 9u);
+}
+
+TEST_F(LazyImages, PlanningChangesNothing) {
+  mappings(1, {{0x10000, 4, MAP_PRIVATE}});
+  pagemap({false, 1}, 1, {{0x10000, 4, kPageInParent}});
+  auto before = *read_image(fd_.get(), "pagemap-1.img");
+  auto plan = plan_lazy_restore(dir_, kLimit);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->eager_pages, 4u);
+  EXPECT_EQ(*read_image(fd_.get(), "pagemap-1.img"), before);
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/pages-1.img"));
+}
+
+TEST_F(LazyImages, ZombiesAndSharedObjects) {
+  tree({1, 5, 9});
+  mappings(1, {{0x10000, 4}});
+  pagemap({false, 1}, 1, {{0x10000, 1, kPageInParent}});
+  mappings(9, {{0x10000, 4}});
+  pagemap({false, 9}, 2, {});
+  const ImageSpace shared{true, 4711};
+  pagemap(shared, 3, {{0, 600, kPageInParent}, {600 * kPage, 1, kPagePresent}});
+  std::filesystem::create_symlink("/somewhere", dir_ + "/parent");
+  Made source;
+  auto plan = prepare_lazy_restore(dir_, source, kLimit);
+  ASSERT_TRUE(plan) << plan.error().message();
+  ASSERT_EQ(plan->spaces.size(), 4u);
+  EXPECT_EQ(plan->spaces[1].space, (ImageSpace{false, 5}));
+  EXPECT_TRUE(plan->spaces[1].lazy.empty() && plan->spaces[2].lazy.empty());
+  EXPECT_EQ(plan->spaces[3].eager, (std::vector<ImageRange>{{0, 600}}));
+  EXPECT_EQ(entries_after(shared), (std::vector<E>{{0, 600, kPagePresent}, {600 * kPage, 1, kPagePresent}}));
+  EXPECT_FALSE(std::filesystem::is_symlink(dir_ + "/parent"));
+}
+
+TEST_F(LazyImages, RefusesWhatCriuWouldNotWrite) {
+  auto good = [&] {
+    tree({1});
+    mappings(1, {{0x10000, 4, MAP_PRIVATE}, {0x20000, 4, MAP_PRIVATE}});
+    pagemap({false, 1}, 1, {{0x10000, 4, kPageInParent}});
+  };
+  good();
+  ASSERT_TRUE(plan_lazy_restore(dir_, kLimit));
+  pagemap({false, 1}, 1, {{0x10000, 5, kPageInParent}});
+  EXPECT_TRUE(refused()) << "a hole beyond its mapping";
+  good();
+  pagemap({false, 1}, 1, {{0x1000, 1, kPageInParent}});
+  EXPECT_TRUE(refused()) << "a hole without a mapping";
+  good();
+  mappings(1, {{0x10000, 1ULL << 40, MAP_PRIVATE}});
+  pagemap({false, 1}, 1, {{0x10000, 1ULL << 40, kPageInParent}});
+  EXPECT_TRUE(refused()) << "more than there may be";
+  good();
+  pagemap({true, 2}, 1, {{0, 1, kPageInParent}});
+  EXPECT_TRUE(refused()) << "two pagemaps with one pages file";
+  std::filesystem::remove(dir_ + "/pagemap-shmem-2.img");
+  good();
+  std::filesystem::remove(dir_ + "/pagemap-1.img");
+  EXPECT_FALSE(plan_lazy_restore(dir_, kLimit)) << "a process without a pagemap";
+  good();
+  put("pagemap-shmem-x.img", "");
+  EXPECT_FALSE(plan_lazy_restore(dir_, kLimit));
+}
+
+TEST_F(LazyImages, NothingOutsideIsTouched) {
+  auto outside = dir_ + "/../" + std::filesystem::path(dir_).filename().string() + ".outside";
+  ASSERT_TRUE(sys::write_file_atomic(outside, std::string(kPage, 'x')));
+  mappings(1, {{0x10000, 4, MAP_PRIVATE}});
+  pagemap({false, 1}, 1, {{0x10000, 1, kPagePresent}, {0x11000, 1, kPageInParent}});
+  std::filesystem::remove(dir_ + "/pages-1.img");
+  Made source;
+  EXPECT_FALSE(prepare_lazy_restore(dir_, source, kLimit)) << "a pages file is missing";
+  std::filesystem::create_symlink(outside, dir_ + "/pages-1.img");
+  EXPECT_FALSE(prepare_lazy_restore(dir_, source, kLimit));
+  std::filesystem::remove(dir_ + "/pages-1.img");
+  put("pages-1.img", "too short");
+  EXPECT_FALSE(prepare_lazy_restore(dir_, source, kLimit));
+  put("pages-1.img", std::string(kPage, 'p'));
+  std::filesystem::create_symlink(outside, dir_ + "/pages-1.img.new");
+  EXPECT_TRUE(prepare_lazy_restore(dir_, source, kLimit));
+  EXPECT_EQ(*sys::read_file(outside), std::string(kPage, 'x'));
+  std::filesystem::remove(outside);
+}
+
+TEST_F(LazyImages, AMissingPageIsAFailure) {
+  mappings(1, {{0x10000, 4, MAP_PRIVATE}});
+  pagemap({false, 1}, 1, {{0x10000, 1, kPageInParent}});
+  Made source;
+  source.failing = true;
+  auto plan = prepare_lazy_restore(dir_, source, kLimit);
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code(), Errc::kNotFound);
+}
+
+}  // namespace
+}  // namespace transship::criu
