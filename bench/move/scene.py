@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from demokit.runc_subject import RuncRedis
 from demokit.subject import IMAGE
-from labkit import shape
+from labkit import deploy, shape
 from labkit.api import Lab
 from labkit.errors import LabError
 
@@ -58,6 +58,8 @@ class Scene:
         self.delay = f"{shape.parse_delay(delay) // 2}us"
 
     def up(self) -> None:
+        if not deploy.programs_exist():
+            raise LabError(f"{deploy.DEFAULT_BUILD} has not all of {', '.join(deploy.PROGRAMS)}", hint="./dev build first")
         self.lab.up()
         for host in (self.lab.host(SOURCE), self.lab.host(DESTINATION)):
             host.run(["podman", "pull", "-q", IMAGE], timeout=90)

@@ -16,7 +16,10 @@ bench_move() {
   for argument in "$@"; do
     case $argument in -h | --help) exec python3 bench/move --help ;; esac
   done
-  build release transshipd transship transship-runtime lab-forwarder
+  local programs
+  mapfile -t programs < <(PYTHONPATH=lab python3 -c 'from labkit.deploy import PROGRAMS; print(*PROGRAMS, sep="\n")')
+  ((${#programs[@]})) || fail "lab/labkit/deploy.py does not say which programs the lab needs"
+  build release "${programs[@]}" lab-forwarder
   exec python3 bench/move "$@"
 }
 
