@@ -31,6 +31,7 @@ constexpr milliseconds kPerSleeper{20};
 constexpr milliseconds kPerCall{2'000};
 constexpr size_t kMaxThreadsTried = 64;
 constexpr int kSequenceRetries = 5;
+constexpr int kHighestPriority = -20;
 
 struct Candidate {
   pid_t thread = 0;
@@ -158,7 +159,9 @@ Result<Injection> inject_into(pid_t process, const Candidate& candidate, uint64_
 Result<Injection> inject_on_thread(pid_t process, const Candidate& candidate, uint64_t instruction, Deadline deadline) {
   std::optional<Result<Injection>> result;
   Thread("inject", [&] {
+    // While this waits for a processor, the target stands still. The end of the thread ends both.
     (void)::prctl(PR_SET_TIMERSLACK, 1UL);
+    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kHighestPriority);
     result = inject_into(process, candidate, instruction, deadline);
   }).join();
   return std::move(*result);
