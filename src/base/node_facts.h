@@ -24,6 +24,8 @@ struct NodeFacts {
   uint32_t cpus = 0;
   int64_t clock_unix_ms = 0;
   std::string vdso_digest;           // of its symbols' names and places; equal digests need no trampolines
+  std::string memory_tracker;        // how writes are followed while it runs; "none: why" when they cannot be
+  std::string memory_dump;           // how CRIU is kept from copying memory
   std::vector<std::string> engines;  // "podman 5.4.2"; filled in by whoever has the engines
   std::vector<std::string> missing;  // what keeps this node from sending or receiving anything, a sentence each
 };

@@ -12,6 +12,7 @@ std::string_view errc_name(Errc code) {
     case Errc::kNotFound: return "not_found";
     case Errc::kAlreadyExists: return "already_exists";
     case Errc::kRefused: return "refused";
+    case Errc::kNotConverged: return "not_converged";
     case Errc::kUnavailable: return "unavailable";
     case Errc::kTimeout: return "timeout";
     case Errc::kCancelled: return "cancelled";

@@ -17,6 +17,7 @@ enum class Errc {
   kNotFound,              // no such container, peer, move, file
   kAlreadyExists,         // name, address or move is taken
   kRefused,               // a check said no (plan blocks, reservation refused, policy)
+  kNotConverged,          // memory is written faster than it can be sent
   kUnavailable,           // the other party or the system could not do it now
   kTimeout,               // a deadline passed
   kCancelled,             // the user, or whoever owns the work, called it off

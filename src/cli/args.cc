@@ -113,6 +113,7 @@ struct Parser {
     move->add_option("--bwlimit", rate, "Send at most that much: 800kbit, 100mbit, 1.5gbit")
         ->type_name("RATE")
         ->check(validator(check_rate));
+    add_memory(move);
     CLI::Option* quiet = move->add_flag("-q,--quiet", a.quiet, "Print errors only");
     move->add_flag("-v,--verbose", a.verbose, "Show the checks that are fine, and every part of the time")
         ->excludes(quiet);
@@ -129,6 +130,27 @@ struct Parser {
         ->required()
         ->type_name("PEER")
         ->check(validator(check_name));
+  }
+
+  void add_memory(CLI::App* move) {
+    move->add_option("--mode", a.mode,
+                     "pre-copy: memory travels while it runs. post-copy: it runs there at once and its memory follows. "
+                     "stop-copy: it stands still until all is there. auto: pre-copy")
+        ->type_name("MODE")
+        ->check(CLI::IsMember({"auto", "pre-copy", "post-copy", "stop-copy"}))
+        ->capture_default_str();
+    move->add_option("--max-gap", a.max_gap_ms,
+                     "Longest silence in milliseconds; when it cannot be kept the move ends before the freeze "
+                     "(not given: 300 is aimed at, and more is a warning)")
+        ->type_name("MS")
+        ->check(CLI::Range(1, 3'600'000));
+    move->add_option("--compress", a.compress, "Memory in transit: auto measures link and CPU")
+        ->type_name("HOW")
+        ->check(CLI::IsMember({"auto", "none", "lz4", "zstd"}))
+        ->capture_default_str();
+    move->add_flag("--no-throttle", a.no_throttle, "Never take CPU time away from a container that writes too fast");
+    move->add_flag("--allow-post-copy", a.allow_post_copy,
+                   "With --mode auto: when pre-copy does not converge the rest follows after the switch");
   }
 
   void add_history() {

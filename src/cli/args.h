@@ -36,6 +36,11 @@ struct Arguments {
   bool quiet = false;
   bool verbose = false;
   uint64_t max_bits_per_second = 0;  // 0: no limit
+  std::string mode = "auto";
+  std::string compress = "auto";
+  uint32_t max_gap_ms = 0;  // 0: the daemon's default
+  bool no_throttle = false;
+  bool allow_post_copy = false;
   uint32_t limit = 20;
   std::string address;
   std::string fingerprint;

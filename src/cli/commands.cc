@@ -95,6 +95,11 @@ class Runner {
     request.set_keep_source(a_.keep_source);
     request.set_detach(a_.detach);
     request.set_max_bits_per_second(a_.max_bits_per_second);
+    request.set_mode(a_.mode);
+    request.set_max_gap_ms(a_.max_gap_ms);
+    request.set_compress(a_.compress);
+    request.set_no_throttle(a_.no_throttle);
+    request.set_allow_post_copy(a_.allow_post_copy);
     MoveSession session{
         .daemon = *daemon, .renderer = *renderer, .signals = signals->get(), .leave_now = env_.leave_now};
     return follow_move(session, request);

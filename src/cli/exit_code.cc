@@ -32,7 +32,7 @@ Outcome outcome_of(const local::FailureEvent& failure) {
   // EPERM in the middle of a move is called "refused" as well; only the first two phases decide before they touch.
   bool before_copying = failure.phase().empty() || failure.phase() == "plan" || failure.phase() == "reserve";
   if (failure.code() == errc_name(Errc::kRefused) && before_copying) return Outcome::kRefused;
-  if (failure.code() == "not_converged" && failure.source_running()) return Outcome::kNotConverged;
+  if (failure.code() == errc_name(Errc::kNotConverged) && failure.source_running()) return Outcome::kNotConverged;
   if (failure.code() == errc_name(Errc::kInvalidArgument) && before_copying) return Outcome::kUsage;
   return failure.source_running() ? Outcome::kRolledBack : Outcome::kFailed;
 }

@@ -62,6 +62,8 @@ Json node_fields(const peer::NodeFacts& facts) {
               {"storage_free_inodes", facts.storage_free_inodes()},
               {"clock_unix_ms", facts.clock_unix_ms()},
               {"engines", strings(facts.engines())},
+              {"memory_tracker", facts.memory_tracker()},
+              {"memory_dump", facts.memory_dump()},
               {"missing", strings(facts.missing())}};
 }
 
@@ -82,6 +84,16 @@ void add_summary(Json& json, const local::Summary& summary) {
   json["packets_held"] = summary.packets_held();
   json["packets_dropped"] = summary.packets_dropped();
   json["source_kept"] = summary.source_kept();
+  json["mode"] = summary.mode();
+  json["rounds"] = summary.rounds();
+  json["predicted_gap_ms"] = summary.predicted_gap_ms();
+  json["pages_sent"] = summary.pages_sent();
+  json["pages_zero"] = summary.pages_zero();
+  json["bytes_last_round"] = summary.bytes_last_round();
+  json["compression"] = summary.compression();
+  json["throttle_percent"] = summary.throttle_percent();
+  json["dump_method"] = summary.dump_method();
+  json["resident_bytes"] = summary.resident_bytes();
   json["warnings"] = strings(summary.warnings());
 }
 
@@ -121,6 +133,12 @@ Json progress_message(const local::MoveEvent& event) {
   json["bytes_total"] = progress.bytes_total() > 0 ? Json(progress.bytes_total()) : Json(nullptr);
   json["bytes_per_second"] = progress.bytes_per_second();
   json["eta_ms"] = progress.eta_ms() > 0 ? Json(progress.eta_ms()) : Json(nullptr);
+  if (progress.round() > 0) {
+    json["round"] = progress.round();
+    json["dirty_bytes_per_second"] = progress.dirty_bytes_per_second();
+    json["predicted_gap_ms"] = progress.predicted_gap_ms();
+    json["decision"] = progress.decision();
+  }
   return json;
 }
 

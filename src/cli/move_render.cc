@@ -143,7 +143,8 @@ class TextRenderer : public MoveRenderer {
   }
 
   static std::string progress_text(const local::ProgressEvent& p) {
-    std::string text = format_bytes(p.bytes_done());
+    std::string text = p.round() > 0 ? fmt::format("round {}  ", p.round()) : "";
+    text += format_bytes(p.bytes_done());
     if (p.bytes_total() > 0) {
       double percent = 100.0 * static_cast<double>(p.bytes_done()) / static_cast<double>(p.bytes_total());
       text += fmt::format(" of {}  {:.0f} %", format_bytes(p.bytes_total()), std::min(percent, 100.0));
@@ -151,6 +152,9 @@ class TextRenderer : public MoveRenderer {
     if (p.bytes_per_second() > 0)
       text += fmt::format("  {}/s", format_bytes(static_cast<uint64_t>(p.bytes_per_second())));
     if (p.eta_ms() > 0) text += fmt::format("  {} left", format_duration(std::chrono::milliseconds(p.eta_ms())));
+    if (p.round() > 1)
+      text += fmt::format("  {}/s written  gap {}", format_bytes(static_cast<uint64_t>(p.dirty_bytes_per_second())),
+                          format_duration(std::chrono::milliseconds(p.predicted_gap_ms())));
     return text;
   }
 

@@ -71,6 +71,8 @@ void print_facts(Facts& out, const peer::NodeFacts& facts) {
   out.add("memory",
           fmt::format("{} free of {}", format_bytes(facts.memory_available()), format_bytes(facts.memory_total())));
   out.add("storage", fmt::format("{} free", format_bytes(facts.storage_free())));
+  out.add("tracking", printable(facts.memory_tracker()));
+  out.add("dump", printable(facts.memory_dump()));
   out.add("missing", joined(facts.missing(), "; "));
 }
 
@@ -212,6 +214,13 @@ void print_summary(const Screen& screen, const local::Summary& s, bool verbose) 
   Facts facts(screen, kLabel);
   std::string kinds = bytes_by_kind(s.bytes_memory(), s.bytes_rootfs(), s.bytes_image());
   facts.add("sent", format_bytes(s.bytes_sent()) + (kinds.empty() ? "" : ": " + kinds));
+  if (!s.mode().empty()) {
+    std::string how = printable(s.mode());
+    if (s.rounds() > 0)
+      how += fmt::format(", {} rounds, {} changed in the last", s.rounds(), format_bytes(s.bytes_last_round()));
+    if (s.throttle_percent() > 0) how += fmt::format(", slowed down by {} %", s.throttle_percent());
+    facts.add("memory", how);
+  }
   if (s.packets_held() > 0 || s.packets_dropped() > 0)
     facts.add("packets", fmt::format("{} held and delivered, {} dropped", s.packets_held(), s.packets_dropped()));
   facts.add("source",

@@ -10,6 +10,8 @@ enum class Channel : uint8_t {
   kCriuImage = 1,   // name = file in CRIU's image directory; any order
   kRootfs = 2,      // name = "round-N"; one sequential stream, ended by an empty chunk
   kImageLayer = 3,  // name = file of the exported image; any order
+  kPages = 4,       // a batch of memory/page_batch.h; any order within a round
+  kStalePages = 5,  // the same, zero segments only: forget what came for these, it follows later
 };
 
 inline std::string rootfs_stream(uint32_t round) { return "round-" + std::to_string(round); }

@@ -14,9 +14,6 @@
 namespace transship::migrate {
 namespace {
 
-// The engine is called this long before the last image byte is expected: its own way to the gate takes 150 to 300 ms,
-// and the runtime's preparation behind the gate 40 ms more. The gate's deadline bounds a wrong guess.
-constexpr milliseconds kEngineLead{600};
 // CRIU's own small images, per process generously; what the reservation allows beyond the memory that was announced.
 constexpr uint64_t kImagesSlack = 64U << 20;
 constexpr milliseconds kStreamIdle{60'000};
@@ -24,9 +21,11 @@ constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kQueryLimit{30'000};
 constexpr milliseconds kEngineLimit{15'000};
 
-uint32_t ms_since(Clock::time_point begin) {
-  return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count());
+uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
+  return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(end - begin).count());
 }
+
+uint32_t ms_since(Clock::time_point begin) { return ms_between(begin, Clock::now()); }
 
 peer::Reply done() {
   peer::Reply reply;
@@ -68,7 +67,6 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
 DestinationMove::~DestinationMove() {
   cancel_.cancel("the daemon ends");
   engine_thread_.join();
-  gate_thread_.join();
   finish_thread_.join();
 }
 
@@ -108,6 +106,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::create(directory_, images_limit_));
   TS_TRY(sys::make_dirs(directory_ + "/images"));
   TS_TRY(sys::make_dirs(directory_ + "/work"));
+  if (request.live_memory()) TS_TRY(make_memory(request.page_bytes()));
   record("running", "");
   TS_LOG_INFO("mig={} role=destination source={} container={}:{} reserved", id_, source_, wanted_.engine, wanted_.name);
   return {};
@@ -211,6 +210,8 @@ Result<> DestinationMove::receive(const wire::ChunkHeader& chunk, std::span<cons
   TS_TRY(cancel_.check());
   std::string name(chunk.name);
   switch (static_cast<Channel>(chunk.kind)) {
+    case Channel::kPages:
+    case Channel::kStalePages: return receive_pages(chunk.kind, data);
     case Channel::kCriuImage: return receive_image(name, chunk.offset, data);
     case Channel::kRootfs: return receive_rootfs(name, chunk.offset, data);
     case Channel::kImageLayer: return receive_layer(name, chunk.offset, data);
@@ -250,12 +251,14 @@ Result<> DestinationMove::receive_image(const std::string& name, uint64_t offset
     MutexLock lock(mu_);
     if (state_ != State::kStaged && state_ != State::kStarting)
       return fail(Errc::kPeerProtocol, "a memory image came before the container was prepared");
-    if (first_chunk_ == Clock::time_point{}) first_chunk_ = Clock::now();
   }
-  TS_TRY(write_file(directory_ + "/images", name, offset, data, images_));
-  uint64_t received = images_received_ += data.size();
-  start_engine_when_near(received);
-  return {};
+  return write_file(directory_ + "/images", name, offset, data, images_);
+}
+
+Result<> DestinationMove::receive_pages(uint8_t kind, std::span<const std::byte> frame) {
+  if (!memory_) return fail(Errc::kPeerProtocol, "pages came without a reservation for them");
+  renew();
+  return static_cast<Channel>(kind) == Channel::kPages ? memory_->receive(frame) : memory_->receive_stale(frame);
 }
 
 Result<> DestinationMove::receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
@@ -305,7 +308,7 @@ Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offse
 
 Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedRequest& request) {
   MutexLock serial(request_mu_);
-  TS_TRY(expect("the end of a root file system round", {State::kStaged}));
+  TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
   std::string name = rootfs_stream(request.round());
   Rootfs& round = rootfs_round(name);
@@ -322,37 +325,29 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
 
 // ---- engine and gate
 
-Result<peer::Reply> DestinationMove::dump_done(const peer::DumpDoneRequest& request) {
+Result<peer::Reply> DestinationMove::arm() {
   MutexLock serial(request_mu_);
-  TS_TRY(expect("the end of the dump", {State::kStaged}));
+  TS_TRY(expect("arm", {State::kStaged}));
   Busy busy(*this);
-  if (request.total_bytes() == 0 || request.total_bytes() > images_limit_)
-    return fail(Errc::kNoSpace, "the images have {}, reserved on {} are {}", format_bytes(request.total_bytes()),
-                services_.settings.node, format_bytes(images_limit_));
   gate::GateOptions options;
   options.hold = services_.settings.gate_deadline;
   TS_TRY_ASSIGN(gate_, gate::Gate::arm(staged_->id, options));
-  images_total_ = request.total_bytes();
-  start_engine_when_near(images_received_);
-  return done();
-}
-
-// As late as possible, since the engine's lock of the container is held from here on; early enough to be at the gate
-// when the last byte is there.
-void DestinationMove::start_engine_when_near(uint64_t received) {
-  uint64_t total = images_total_;
-  if (total == 0) return;
-  MutexLock lock(mu_);
-  if (engine_started_ || state_ != State::kStaged) return;
-  double seconds = std::chrono::duration<double>(Clock::now() - first_chunk_).count();
-  double rate = seconds > 0 ? static_cast<double>(received) / seconds : 0;
-  double lead = std::chrono::duration<double>(kEngineLead).count();
-  if (static_cast<double>(received) + rate * lead < static_cast<double>(total)) return;
-  engine_started_ = true;
-  state_ = State::kStarting;
+  if (memory_) TS_TRY(memory_->start_pager(directory_ + "/work"));
+  {
+    MutexLock lock(mu_);
+    state_ = State::kStarting;
+  }
   engine_called_ = Clock::now();
   engine_thread_ = Thread("engine-start", [this] { start_engine(); });
-  gate_thread_ = Thread("gate", [this] { wait_at_gate(); });
+  auto ready = wait_at_gate();
+  if (!ready && cancel_.cancelled() && !engine_outcome_) ready = engine_outcome_;
+  if (!ready)
+    return std::unexpected(std::move(ready).error().context(fmt::format("start on {}", services_.settings.node)));
+  peer::Reply reply;
+  auto& at_gate = *reply.mutable_at_gate();
+  at_gate.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
+  at_gate.set_prepare_ms(ms_between(runtime_arrived_, Clock::now()));
+  return reply;
 }
 
 void DestinationMove::start_engine() {
@@ -361,15 +356,11 @@ void DestinationMove::start_engine() {
   if (!engine_outcome_) cancel_.cancel(fmt::format("the engine's start failed: {}", engine_outcome_.error().message()));
 }
 
-// Everything behind the gate that needs no images is done while they are still on their way.
-void DestinationMove::wait_at_gate() {
-  gate_outcome_ = [&]() -> Result<> {
-    TS_TRY(gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
-    runtime_arrived_ = Clock::now();
-    TS_TRY(gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_));
-    prepared_ms_ = ms_since(runtime_arrived_);
-    return {};
-  }();
+// Everything behind the gate that needs no images is done before they come.
+Result<> DestinationMove::wait_at_gate() {
+  TS_TRY(gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
+  runtime_arrived_ = Clock::now();
+  return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_);
 }
 
 Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {
@@ -390,16 +381,9 @@ Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {
 
 Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request) {
   MutexLock serial(request_mu_);
-  TS_TRY(expect("restore", {State::kStaged, State::kStarting}));
+  TS_TRY(expect("restore", {State::kStarting}));
   Busy busy(*this);
   TS_TRY(check_images(request));
-  {
-    // Everything is here: if the estimate has not started the engine yet, start it now.
-    MutexLock lock(mu_);
-    if (images_total_ == 0) return fail(Errc::kPeerProtocol, "restore came before the end of the dump");
-    first_chunk_ = Clock::now() - std::chrono::hours(1);
-  }
-  start_engine_when_near(images_total_);
   auto parked = await_parked(request);
   if (!parked)
     return std::unexpected(std::move(parked).error().context(fmt::format("restore on {}", services_.settings.node)));
@@ -408,8 +392,8 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
     state_ = State::kParked;
   }
   record("parked", "");
-  TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} prepared_ms={} restore_ms={}", id_,
-              parked_.pid(), parked_.engine_start_ms(), parked_.wait_ms(), prepared_ms_, parked_.restore_ms());
+  TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} restore_ms={}", id_, parked_.pid(),
+              parked_.engine_start_ms(), parked_.wait_ms(), parked_.restore_ms());
   peer::Reply reply;
   *reply.mutable_parked() = parked_;
   return reply;

@@ -1,6 +1,6 @@
 // The destination's half of one move.
 //
-//            reserve         prepare          dump_done, chunks         restore         commit
+//            reserve         prepare          arm, chunks              restore         commit
 //   (none) ----------> RESERVED ------> STAGED ----------------> STARTING -------> PARKED -------> RUNNING
 //
 //   before PARKED: an abort, a lost session or an expired reservation leads to ABORTED: container, gate, images, rules
@@ -17,6 +17,7 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "gate/gate.h"
+#include "migrate/arriving_memory.h"
 #include "migrate/services.h"
 #include "network/moved_connections.h"
 #include "proto/peer.pb.h"
@@ -51,9 +52,13 @@ class DestinationMove {
   Result<peer::Reply> missing_layers();
   Result<peer::Reply> load_image(const peer::ImageLoadRequest& request);
   Result<peer::Reply> rootfs_applied(const peer::RootfsAppliedRequest& request);
-  Result<peer::Reply> dump_done(const peer::DumpDoneRequest& request);
+  // Calls the engine; answers when it waits at the gate.
+  Result<peer::Reply> arm();
   Result<peer::Reply> restore(const peer::RestoreRequest& request);
   Result<peer::Reply> commit();
+  // Post-copy: which pages have not arrived, and which somebody waits for. Any session of the source; does not wait for
+  // other requests.
+  Result<peer::Reply> fill(const peer::FillRequest& request);
   // Undoes everything. Idempotent; after the commit it is refused.
   Result<> abort(const std::string& reason);
   // A chunk of one of the channels (migrate/channels.h).
@@ -93,17 +98,20 @@ class DestinationMove {
   DestinationMove(Services& services, const SessionPeer& source, std::string id, Cancel cancel);
   Result<> set_up(const peer::ReserveRequest& request);
   Result<> expect(std::string_view request, std::initializer_list<State> allowed) const;
+  Result<> receive_pages(uint8_t kind, std::span<const std::byte> frame);
   Result<> receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
                       std::map<std::string, Image>& files);
   Rootfs& rootfs_round(const std::string& name);
-  void start_engine_when_near(uint64_t received);
   void start_engine();
-  void wait_at_gate();
+  Result<> wait_at_gate();
   Result<> await_parked(const peer::RestoreRequest& request);
   Result<> check_images(const peer::RestoreRequest& request);
+  Result<> make_memory(uint64_t page_bytes);
+  void memory_lost(const Error& error);
+  void wait_filled();
   void run_cutover();
   void finish_running();
   void undo();
@@ -129,33 +137,29 @@ class DestinationMove {
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;
   State state_ GUARDED_BY(mu_) = State::kReserved;
+  std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);
   std::map<std::string, std::unique_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
-  bool engine_started_ GUARDED_BY(mu_) = false;
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   bool discard_again_ GUARDED_BY(mu_) = false;
   Clock::time_point discard_tried_ GUARDED_BY(mu_);
-  Clock::time_point first_chunk_ GUARDED_BY(mu_);
 
-  std::atomic<uint64_t> images_received_ = 0;
   std::atomic<uint64_t> layers_received_ = 0;
-  std::atomic<uint64_t> images_total_ = 0;  // 0 until the dump is done
   std::atomic<bool> busy_ = false;
   std::atomic<bool> reserved_ = false;
 
   sys::TmpfsMount tmpfs_;
+  std::unique_ptr<ArrivingMemory>
+      memory_;  // set before the session hears of this move; null: memory comes in CRIU's images
   std::optional<engine::Staged> staged_;
   std::optional<gate::Gate> gate_;
   std::optional<gate::Parked> parked_container_;
   Clock::time_point engine_called_;
   Clock::time_point runtime_arrived_;
-  uint32_t prepared_ms_ = 0;  // from its arrival until it had done all it can without images
   Result<> engine_outcome_;
-  Result<> gate_outcome_;
   Thread engine_thread_;
-  Thread gate_thread_;
   Thread finish_thread_;
   bool connections_installed_ = false;
   peer::Parked parked_;

@@ -6,6 +6,7 @@
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
+#include "sys/cgroup.h"
 
 namespace transship::migrate {
 namespace {
@@ -16,6 +17,8 @@ constexpr milliseconds kAskEvery{1000};
 // CRIU reads about 1 GiB a second here; a restore of a very large container takes its time.
 constexpr milliseconds kRestoreLimit{120'000};
 constexpr milliseconds kReleaseLimit{5000};
+// In post-copy the link decides how long it takes; the pager itself waits without limit.
+constexpr std::chrono::hours kFillLimit{72};
 
 uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
   auto ms = std::chrono::duration_cast<milliseconds>(end - begin).count();
@@ -43,9 +46,8 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
     TS_TRY(network::install_moved_connections(staged_->id, connections));
     connections_installed_ = true;
   }
-  gate_thread_.join();
-  auto parked = gate_outcome_ ? gate_->restore(Deadline::in(kRestoreLimit), cancel_)
-                              : Result<gate::Parked>(std::unexpected(gate_outcome_.error()));
+  if (memory_) TS_TRY_CTX(memory_->prepare(directory_ + "/images", request.post_copy()), "memory");
+  auto parked = gate_->restore({.lazy = memory_ != nullptr}, Deadline::in(kRestoreLimit), cancel_);
   if (!parked) gate_->abort(parked.error().message());
   // The engine's start ends with the gate in either case, and its lock with it.
   engine_thread_.join();
@@ -53,6 +55,10 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   if (!parked) return std::unexpected(std::move(parked).error());
   TS_TRY(parked->verify());
   parked_container_ = std::move(*parked);
+  {
+    MutexLock lock(mu_);
+    cgroup_ = parked_container_->cgroup();
+  }
   parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
@@ -113,6 +119,45 @@ void DestinationMove::run_cutover() {
   }
 }
 
+// ---- memory
+
+Result<> DestinationMove::make_memory(uint64_t page_bytes) {
+  TS_TRY_ASSIGN(memory_, ArrivingMemory::create(page_bytes, [this](const Error& error) { memory_lost(error); }));
+  return {};
+}
+
+// Its memory cannot be completed any more: rather dead than wrong. Before the commit the source still has it.
+void DestinationMove::memory_lost(const Error& error) {
+  TS_LOG_ERROR("mig={} memory is lost, the container is killed: {}", id_, error.message());
+  std::string cgroup;
+  {
+    MutexLock lock(mu_);
+    cgroup = cgroup_;
+  }
+  if (!cgroup.empty()) {
+    if (auto r = sys::Cgroup::at(cgroup); r) (void)r->kill_all();
+  }
+  cancel_.cancel(fmt::format("memory on {}: {}", services_.settings.node, error.message()));
+}
+
+Result<peer::Reply> DestinationMove::fill(const peer::FillRequest& request) {
+  if (!memory_) return fail(Errc::kPeerProtocol, "this move has no pages of its own");
+  renew();
+  peer::Reply reply;
+  TS_TRY_ASSIGN(*reply.mutable_fill(), memory_->fill_state(request));
+  return reply;
+}
+
+void DestinationMove::wait_filled() {
+  auto begin = Clock::now();
+  auto filled = memory_->wait_filled(Deadline::in(kFillLimit), cancel_);
+  auto p = memory_->progress();
+  TS_LOG_INFO("mig={} phase=fill pages={} faults={} waited={} p50_us={} p99_us={} max_us={} ms={} {}", id_,
+              p.done_pages, p.faults, p.requests, p.wait_p50.count(), p.wait_p99.count(), p.wait_max.count(),
+              ms_between(begin, Clock::now()), filled ? "" : filled.error().message());
+  if (!filled && filled.error().code() != Errc::kCancelled) cutover_error_ = filled.error().message();
+}
+
 // Off the gap: what a running container does not wait for.
 void DestinationMove::finish_running() {
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
@@ -120,6 +165,7 @@ void DestinationMove::finish_running() {
   if (auto r = engine_->finish(staged_->id, wanted_); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
+  if (memory_) wait_filled();
   tmpfs_ = {};
   (void)sys::remove_tree(layers_dir_);
   services_.reservations.release(id_);
@@ -161,8 +207,8 @@ void DestinationMove::undo() {
   } else if (gate_) {
     gate_->abort(cancel_.reason());
   }
-  gate_thread_.join();
   engine_thread_.join();
+  if (memory_) memory_->abort();  // the restored tasks are dead
   std::map<std::string, std::unique_ptr<Rootfs>> rounds;
   {
     MutexLock lock(mu_);

@@ -55,7 +55,7 @@ Result<double> clock_offset(wire::Session& session, const Cancel& cancel) {
 }
 
 Result<Planned> make_plan(const Services& services, const std::string& container, const std::string& peer,
-                          wire::Session* session, const std::string& link_error, uint64_t max_bits_per_second,
+                          wire::Session* session, const std::string& link_error, const PlanWishes& wishes,
                           const Cancel& cancel) {
   Planned planned;
   TS_TRY_ASSIGN(planned.survey, survey(services, container));
@@ -67,7 +67,8 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.abilities = abilities();
   input.rootfs_bytes = planned.rootfs.bytes;
   input.rootfs_files = planned.rootfs.files;
-  input.max_bits_per_second = max_bits_per_second;
+  input.max_bits_per_second = wishes.max_bits_per_second;
+  if (services.settings.memory_method.method != criu::MemoryMethod::kFull) input.memory_mode = wishes.mode;
   TS_TRY_ASSIGN(input.source, services.node_facts());
   input.link.error = link_error;
   if (session != nullptr) {
@@ -156,6 +157,8 @@ peer::NodeFacts to_proto(const NodeFacts& f) {
   p.set_cpus(f.cpus);
   p.set_clock_unix_ms(f.clock_unix_ms);
   p.set_vdso_digest(f.vdso_digest);
+  p.set_memory_tracker(f.memory_tracker);
+  p.set_memory_dump(f.memory_dump);
   for (const auto& e : f.engines) p.add_engines(e);
   for (const auto& m : f.missing) p.add_missing(m);
   return p;
@@ -179,6 +182,8 @@ NodeFacts from_proto(const peer::NodeFacts& p) {
   f.cpus = p.cpus();
   f.clock_unix_ms = p.clock_unix_ms();
   f.vdso_digest = p.vdso_digest();
+  f.memory_tracker = p.memory_tracker();
+  f.memory_dump = p.memory_dump();
   f.engines.assign(p.engines().begin(), p.engines().end());
   f.missing.assign(p.missing().begin(), p.missing().end());
   return f;

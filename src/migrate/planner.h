@@ -6,6 +6,12 @@
 
 namespace transship::migrate {
 
+// What the user asked for, as far as it changes the prediction.
+struct PlanWishes {
+  uint64_t max_bits_per_second = 0;
+  plan::MemoryMode mode = plan::MemoryMode::kAuto;
+};
+
 struct Planned {
   Survey survey;
   TreeSize rootfs;
@@ -17,7 +23,7 @@ struct Planned {
 
 // Source. `session` may be null: then a blocking row says `link_error`. Measures the link with `probe_bytes`.
 Result<Planned> make_plan(const Services& services, const std::string& container, const std::string& peer,
-                          wire::Session* session, const std::string& link_error, uint64_t max_bits_per_second,
+                          wire::Session* session, const std::string& link_error, const PlanWishes& wishes,
                           const Cancel& cancel);
 // Destination.
 Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request);

@@ -81,6 +81,17 @@ void Reporter::progress(uint64_t done, uint64_t total) {
   emit_locked(std::move(event));
 }
 
+void Reporter::round_progress(const local::ProgressEvent& facts) {
+  MutexLock lock(mu_);
+  auto now = Clock::now();
+  if (phase_.empty() || (now - last_progress_ < kProgressEvery && facts.decision().empty())) return;
+  last_progress_ = now;
+  local::MoveEvent event;
+  *event.mutable_progress() = facts;
+  event.mutable_progress()->set_phase(phase_);
+  emit_locked(std::move(event));
+}
+
 void Reporter::gap_begins() {
   MutexLock lock(mu_);
   gap_begun_ = gap_mark_ = Clock::now();

@@ -23,6 +23,8 @@ class Reporter {
   std::string phase() const;
   // At most five events a second, plus the last one (done == total). `total` 0: unknown.
   void progress(uint64_t done, uint64_t total);
+  // The same with what pre-copy knows; `total` is never less than `done`.
+  void round_progress(const local::ProgressEvent& facts);
   void emit(local::MoveEvent event);
 
   // ---- where the time went

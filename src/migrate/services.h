@@ -6,6 +6,7 @@
 
 #include "base/cancel.h"
 #include "base/node_facts.h"
+#include "criu/memory_method.h"
 #include "engine/engine.h"
 #include "network/cutover.h"
 #include "plan/reservations.h"
@@ -31,6 +32,8 @@ struct Settings {
   uint64_t memory_margin = 64U << 20;
   uint64_t hold_bytes = 64U << 20;
   milliseconds hold_grace{3000};
+  // How CRIU is kept from copying memory; kFull: it cannot be, and memory moves in its images.
+  criu::MethodFinding memory_method;
 };
 
 struct Services {

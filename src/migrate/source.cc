@@ -18,8 +18,8 @@ constexpr milliseconds kRoundLimit{60 * 60'000};
 constexpr size_t kFileChunk = 512U << 10;
 
 // What the images will hold may grow between the plan and the freeze.
-uint64_t images_reserve(const TaskFindings& tasks) {
-  uint64_t bytes = tasks.anonymous_bytes + tasks.shared_bytes + tasks.tmpfs_bytes;
+uint64_t images_reserve(const TaskFindings& tasks, bool live) {
+  uint64_t bytes = (live ? 0 : tasks.anonymous_bytes) + tasks.shared_bytes + tasks.tmpfs_bytes;
   return bytes + bytes / 4 + (32U << 20);
 }
 
@@ -47,6 +47,7 @@ bool SourceMove::cancel(const std::string& reason) {
   MutexLock lock(mu_);
   if (decided_) return false;
   cancel_.cancel(reason);
+  if (memory_cancel_) memory_cancel_->cancel(reason);
   return true;
 }
 
@@ -57,6 +58,7 @@ std::vector<Phase> SourceMove::phases() {
   list.push_back({"prepare", [this] { return prepare(); }});
   list.push_back({"rootfs", [this] { return copy_rootfs(); }});
   list.push_back({"ready", [this] { return get_ready(); }, [this] { undo_ready(); }});
+  list.push_back({"memory", [this] { return copy_memory(); }, [this] { undo_memory(); }});
   // From here on the container stands still.
   list.push_back({"dump", [this] { return freeze_and_dump(); }, [this] { undo_freeze(); }});
   list.push_back({"transfer", [this] { return transfer(); }});
@@ -64,6 +66,7 @@ std::vector<Phase> SourceMove::phases() {
   // From the end of this one on it runs on the destination and nowhere else: nothing is undone any more.
   list.push_back({"commit", [this] { return commit(); }, {}, true});
   list.push_back({"release", [this] { return release(); }});
+  list.push_back({"follow", [this] { return follow(); }});
   list.push_back({"cleanup", [this] { return cleanup(); }});
   return list;
 }
@@ -105,7 +108,7 @@ Result<> SourceMove::plan() {
   TS_TRY(cancel_.check());
   TS_TRY_ASSIGN(planned_,
                 make_plan(services_, request_.container, request_.peer, session_ ? &session_->session() : nullptr,
-                          link_error, request_.max_bits_per_second, cancel_));
+                          link_error, {request_.max_bits_per_second, request_.memory.mode}, cancel_));
   {
     MutexLock lock(mu_);
     container_ = fmt::format("{}:{}", planned_.survey.container.engine, planned_.survey.container.name);
@@ -134,13 +137,18 @@ Result<> SourceMove::reserve() {
   r.set_move_id(id());
   *r.mutable_container() = to_facts(s.container);
   r.set_memory_bytes(s.tasks.memory_bytes);
-  r.set_images_bytes(images_reserve(s.tasks));
+  live_ = services_.settings.memory_method.method != criu::MemoryMethod::kFull;
+  r.set_live_memory(live_);
+  r.set_images_bytes(images_reserve(s.tasks, live_));
+  // It grows while it runs; pages that have arrived and the container's own are the same memory.
+  if (live_) r.set_page_bytes(s.tasks.memory_bytes + s.tasks.memory_bytes / 4 + (64U << 20));
   // Twice the difference: it is measured now and copied later. The image only when it is not there.
   r.set_storage_bytes(2 * planned_.rootfs.bytes + (64U << 20) +
                       (planned_.judged.image_present() ? 0 : s.container.image_bytes));
   r.set_ttl_seconds(static_cast<uint32_t>(services_.settings.reservation_ttl.count() / 1000));
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
+  lane_token_ = reply.reserved().lane_token();
   wire::LaneOptions options;
   options.lanes = services_.settings.lanes;
   uint64_t limit =
@@ -149,7 +157,7 @@ Result<> SourceMove::reserve() {
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   TS_TRY_ASSIGN(lanes_,
                 wire::LaneSender::connect(services_.identity, target, session_->remote(), services_.settings.node, id(),
-                                          reply.reserved().lane_token(), options, Deadline::in(kCallLimit), cancel_));
+                                          lane_token_, options, Deadline::in(kCallLimit), cancel_));
   return {};
 }
 
@@ -356,7 +364,7 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   s.set_to(request_.peer);
   auto counters = lanes_->counters();
   s.set_bytes_sent(counters.wire_bytes);
-  s.set_bytes_memory(images_->sent());
+  s.set_bytes_memory(counters.payload_bytes - rootfs_bytes_ - image_bytes_ + followed_bytes_);
   s.set_bytes_rootfs(rootfs_bytes_);
   s.set_bytes_image(image_bytes_);
   auto held = hold_ ? hold_->stats() : network::HoldStats{};
@@ -365,7 +373,8 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   s.set_source_kept(request_.keep_source);
   if (planned_.bits_per_second > 0)
     s.set_transfer_ms_at_link_rate(
-        static_cast<uint64_t>(static_cast<double>(images_->sent()) * 8000 / planned_.bits_per_second));
+        static_cast<uint64_t>(static_cast<double>(frozen_bytes_) * 8000 / planned_.bits_per_second));
+  fill_memory(s);
   for (const auto& w : warnings_) s.add_warnings(w);
   TS_LOG_INFO("mig={} done container={} to={} total_ms={} frozen_ms={} bytes={}", id(), container(), request_.peer,
               s.total_ms(), s.frozen_ms(), s.bytes_sent());

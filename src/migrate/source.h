@@ -8,6 +8,9 @@
 #include "base/thread.h"
 #include "criu/dump_session.h"
 #include "memory/image_sender.h"
+#include "migrate/live_memory.h"
+#include "migrate/memory_options.h"
+#include "migrate/page_pusher.h"
 #include "migrate/peer_session.h"
 #include "migrate/phase.h"
 #include "migrate/planner.h"
@@ -27,6 +30,7 @@ struct SourceRequest {
   std::string peer;
   bool keep_source = false;
   uint64_t max_bits_per_second = 0;  // 0: what the configuration says
+  MemoryOptions memory;
 };
 
 // One thread runs it; cancel() may come from any.
@@ -62,6 +66,13 @@ class SourceMove {
   Result<> send_rootfs_round(bool last);
   Result<> get_ready();
   void undo_ready();
+  Result<> copy_memory();
+  void undo_memory();
+  void stop_memory();
+  Result<> arm();
+  ArmControl arm_control();
+  Result<> wait_armed();
+  Result<plan::ConvergeLimits> converge_limits();
   // Phase III
   Result<> freeze_and_dump();
   void undo_freeze();
@@ -70,7 +81,11 @@ class SourceMove {
   Result<> commit();
   Result<> decision_unknown(const Error& error);
   Result<> release();
+  Result<> follow();
+  Result<PushLink> connect_push_link();
   Result<> cleanup();
+  void end_source_tasks();
+  void fill_memory(local::Summary& summary) const;
 
   Result<> start_dump();
   Result<> wait_rootfs();
@@ -96,6 +111,7 @@ class SourceMove {
   std::unique_ptr<PeerSession> session_;
   std::unique_ptr<wire::LaneSender> lanes_;
   bool reserved_ = false;
+  std::string lane_token_;
   std::string directory_;
   sys::TmpfsMount tmpfs_;
   std::string layers_dir_;
@@ -111,6 +127,19 @@ class SourceMove {
   std::unique_ptr<network::PacketHold> hold_;
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
+  bool live_ = false;                                    // memory does not travel in CRIU's images
+  bool follow_ = false;                                  // post-copy: memory follows after the commit
+  std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
+  std::unique_ptr<LiveMemory> memory_;
+  LiveMemoryStats memory_stats_;
+  uint64_t frozen_bytes_ = 0;    // on the wire while it stood still
+  uint64_t followed_bytes_ = 0;  // after the switch
+  Thread memory_thread_;
+  Result<> memory_outcome_;
+  Thread arm_thread_;
+  Result<> arm_outcome_;
+  std::atomic<bool> arming_ = false;
+  std::atomic<bool> armed_ = false;
   std::unique_ptr<memory::ImageSender> images_;
   std::vector<memory::ImageFile> files_;
   std::vector<network::Connection> connections_;

@@ -57,12 +57,11 @@ Result<> SourceMove::get_ready() {
         return {};
       },
       cancel_);
-  return start_dump();
+  return {};
 }
 
 void SourceMove::undo_ready() {
   images_.reset();
-  dump_.reset();
   hold_.reset();
   if (restarts_held_) {
     const auto& id = planned_.survey.container.id;
@@ -74,25 +73,12 @@ void SourceMove::undo_ready() {
   tmpfs_ = {};
 }
 
-Result<> SourceMove::start_dump() {
-  const auto& container = planned_.survey.container;
-  TS_TRY_ASSIGN(engine::OciBundle bundle, engine::load_oci_bundle(container.bundle));
-  TS_TRY_ASSIGN(criu::DumpOptions options, engine::dump_options(bundle, container.pid));
-  options.criu = services_.settings.criu;
-  options.images_dir = directory_ + "/images";
-  options.work_dir = directory_ + "/work";
-  // The destination's runtime can prepare itself with this one alone, before the others are there.
-  TS_TRY_ASSIGN(std::string descriptors, engine::descriptors_json(container.pid));
-  TS_TRY(sys::write_file_atomic(options.images_dir + "/descriptors.json", descriptors));
-  TS_TRY(images_->send_now("descriptors.json"));
-  TS_TRY_ASSIGN(dump_, criu::DumpSession::start(options, cancel_, Deadline::in(kCallLimit)));
-  return {};
-}
-
 // ---- the gap begins
 
 Result<> SourceMove::freeze_and_dump() {
+  if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
+  frozen_bytes_ = lanes_->counters().payload_bytes;
   reporter_.gap_begins();
   frozen_ = true;
   if (hold_) TS_TRY(hold_->begin());
@@ -103,7 +89,12 @@ Result<> SourceMove::freeze_and_dump() {
   TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
-  images_->start();
+  if (live_)
+    memory_thread_ = Thread("memory-last", [this] {
+      memory_outcome_ = follow_ ? memory_->tell_stale() : memory_->last_round(arm_control());
+    });
+  else
+    images_->start();
   TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
   reporter_.gap_part("dump");
   return images_->dump_done();
@@ -130,6 +121,7 @@ void SourceMove::undo_freeze() {
     if (auto r = hold_->deliver_here(); !r) TS_LOG_WARN("mig={} deliver held packets: {}", id(), r.error().message());
   }
   rootfs_thread_.join();
+  stop_memory();
   network::CutoverFacts facts;
   facts.move_id = id();
   facts.container = planned_.survey.container.name;
@@ -149,19 +141,26 @@ Result<> SourceMove::transfer() {
   applied.mutable_rootfs_applied()->set_last(true);
   TS_TRY(call(applied, kRoundLimit));
   reporter_.gap_part("rootfs");
-  peer::Request done;
-  done.mutable_dump_done()->set_total_bytes(images_->total());
-  done.mutable_dump_done()->set_remaining_bytes(images_->total() - images_->sent());
-  TS_TRY(call(done, kCallLimit));
   TS_TRY_ASSIGN(files_, images_->finish());
+  if (live_) {
+    memory_thread_.join();
+    TS_TRY_CTX(memory_outcome_, "memory that changed since the last round");
+    reporter_.gap_part("memory");
+    // CRIU has written to it as well, in its own way and until now.
+    TS_TRY(follow_ ? memory_->send_eager(directory_ + "/images") : memory_->last_round({}));
+    memory_stats_ = memory_->stats();
+  }
+  TS_TRY(wait_armed());
   TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
   reporter_.gap_part("transfer");
+  frozen_bytes_ = lanes_->counters().payload_bytes - frozen_bytes_;
   return {};
 }
 
 Result<> SourceMove::restore() {
   peer::Request request;
   auto& r = *request.mutable_restore();
+  r.set_post_copy(follow_);
   for (const auto& f : files_) {
     auto* file = r.add_files();
     file->set_name(f.name);
@@ -213,9 +212,9 @@ Result<> SourceMove::decision_unknown(const Error& error) {
 
 Result<> SourceMove::release() {
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
-  // told.
+  // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
   auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
-  if (cgroup) {
+  if (cgroup && !follow_) {
     if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
   }
   auto told = tell_commit();
@@ -224,11 +223,18 @@ Result<> SourceMove::release() {
     if (auto r = hold_->deliver_to(session_->remote().host); !r)
       warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));
   }
+  if (!follow_) end_source_tasks();
+  memory_.reset();
+  return told;
+}
+
+void SourceMove::end_source_tasks() {
+  auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
+  if (cgroup) (void)cgroup->kill_all();
   auto dead = dump_->commit(Deadline::in(kCallLimit));
   if (!dead) warnings_.push_back(fmt::format("source: {}", dead.error().message()));
   // An empty cgroup that is still frozen looks like a paused container to its engine.
   if (dead && cgroup) (void)cgroup->thaw(Deadline::in(milliseconds(100)));
-  return told;
 }
 
 Result<> SourceMove::tell_commit() {

@@ -1,6 +1,7 @@
 #include "migrate/survey.h"
 
 #include "base/text.h"
+#include "memory/track/tracker.h"
 #include "storage/scan.h"
 #include "sys/node_facts.h"
 #include "sys/task_tree.h"
@@ -68,6 +69,12 @@ Result<NodeFacts> Services::node_facts() const {
   options.runc = settings.runc;
   options.runtime = settings.runtime;
   TS_TRY_ASSIGN(NodeFacts facts, sys::collect_node_facts(options));
+  auto tracker = memory::choose_tracker();
+  facts.memory_tracker = memory::tracker_name(tracker.kind);
+  if (!tracker.why.empty()) facts.memory_tracker += ": " + tracker.why;
+  const auto& method = settings.memory_method;
+  facts.memory_dump = criu::method_name(method.method);
+  if (!method.why.empty()) facts.memory_dump += ": " + method.why;
   for (const auto& e : engines) {
     auto version = e->version();
     facts.engines.push_back(version ? *version

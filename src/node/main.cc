@@ -20,6 +20,7 @@ namespace transship::node {
 namespace {
 
 constexpr milliseconds kGarbageEvery{30'000};
+constexpr milliseconds kProbeLimit{5000};
 
 Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& config) {
   std::vector<std::unique_ptr<engine::Engine>> engines;
@@ -69,6 +70,16 @@ migrate::Settings to_settings(const Config& config) {
   return s;
 }
 
+// What the dump of memory may look like here: found out now, so that no move waits for it.
+Result<criu::MethodFinding> find_memory_method(const Config& config) {
+  std::string scratch = config.run_dir + "/probe";
+  TS_TRY(sys::make_dirs(scratch));
+  auto finding = criu::probe_memory_method(config.criu_program, scratch, Deadline::in(kProbeLimit));
+  (void)sys::remove_tree(scratch);
+  TS_LOG_INFO("memory dump={} {}", criu::method_name(finding.method), finding.why);
+  return finding;
+}
+
 Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& config) {
   std::vector<std::string> command;
   if (config.cutover_driver == "hook") {
@@ -82,12 +93,14 @@ Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& confi
 Result<std::unique_ptr<migrate::Services>> make_services(const Config& config) {
   TS_TRY(sys::make_dirs(config.state_dir));
   TS_TRY(sys::make_dirs(config.run_dir));
+  auto settings = to_settings(config);
+  TS_TRY_ASSIGN(settings.memory_method, find_memory_method(config));
   TS_TRY_ASSIGN(auto identity, wire::Identity::load_or_create(config.state_dir));
   TS_TRY_ASSIGN(auto store, state::open_sqlite_store(config.state_dir + "/transship.db"));
   TS_TRY_ASSIGN(auto engines, make_engines(config));
   TS_TRY_ASSIGN(auto cutover, make_cutover(config));
   return std::unique_ptr<migrate::Services>(new migrate::Services{
-      to_settings(config), std::move(identity), std::move(store), std::move(engines), std::move(cutover)});
+      std::move(settings), std::move(identity), std::move(store), std::move(engines), std::move(cutover)});
 }
 
 wire::PinLookup pins_of(state::Store& store) {

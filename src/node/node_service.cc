@@ -23,7 +23,8 @@ grpc::StatusCode status_code(Errc code) {
     case Errc::kInvalidArgument: return grpc::StatusCode::INVALID_ARGUMENT;
     case Errc::kNotFound: return grpc::StatusCode::NOT_FOUND;
     case Errc::kAlreadyExists: return grpc::StatusCode::ALREADY_EXISTS;
-    case Errc::kRefused: return grpc::StatusCode::FAILED_PRECONDITION;
+    case Errc::kRefused:
+    case Errc::kNotConverged: return grpc::StatusCode::FAILED_PRECONDITION;
     case Errc::kTimeout: return grpc::StatusCode::DEADLINE_EXCEEDED;
     case Errc::kCancelled: return grpc::StatusCode::CANCELLED;
     case Errc::kUnauthorized: return grpc::StatusCode::PERMISSION_DENIED;
@@ -107,7 +108,7 @@ class NodeService final : public local::Node::Service {
                                             Deadline::in(kConnectLimit), cancel);
       TS_TRY_ASSIGN(auto planned, migrate::make_plan(services_, request->container(), request->peer(),
                                                      session ? session->get() : nullptr,
-                                                     session ? "" : session.error().message(), 0, cancel));
+                                                     session ? "" : session.error().message(), {}, cancel));
       *reply = migrate::to_reply(planned);
       (void)context;
       return {};
@@ -122,6 +123,7 @@ class NodeService final : public local::Node::Service {
       wanted.peer = request->peer();
       wanted.keep_source = request->keep_source();
       wanted.max_bits_per_second = request->max_bits_per_second();
+      TS_TRY_ASSIGN(wanted.memory, migrate::memory_options(*request));
       TS_TRY_ASSIGN(auto started, moves_.start(std::move(wanted)));
       watch(*context, *request, started, *writer);
       return {};

@@ -38,6 +38,7 @@ class ControlSession {
       case peer::Request::kReserve: return reserve(request.reserve());
       case peer::Request::kDecision: return decision(request.decision().move_id());
       case peer::Request::kCommit: return commit(request.commit().move_id());
+      case peer::Request::kFill: return fill(request.fill());
       default: return about_the_move(request);
     }
   }
@@ -73,9 +74,16 @@ class ControlSession {
   // May come in another session than the rest of the move: the first one was lost on the way.
   Result<peer::Reply> commit(const std::string& move_id) {
     auto move = moves_.find(move_id, peer_.name);
-    if (!move)
-      return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer_.name, services_.settings.node);
+    if (!move) return fail_unknown(move_id);
     return move->commit();
+  }
+  std::unexpected<Error> fail_unknown(const std::string& move_id) const {
+    return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer_.name, services_.settings.node);
+  }
+  Result<peer::Reply> fill(const peer::FillRequest& request) {
+    auto move = moves_.find(request.move_id(), peer_.name);
+    if (!move) return fail_unknown(request.move_id());
+    return move->fill(request);
   }
   Result<peer::Reply> about_the_move(const peer::Request& request) {
     if (!move_) return fail(Errc::kPeerProtocol, "this request needs a reservation first");
@@ -92,7 +100,7 @@ class ControlSession {
       case peer::Request::kImageNeeded: return move_->missing_layers();
       case peer::Request::kImageLoad: return move_->load_image(request.image_load());
       case peer::Request::kRootfsApplied: return move_->rootfs_applied(request.rootfs_applied());
-      case peer::Request::kDumpDone: return move_->dump_done(request.dump_done());
+      case peer::Request::kArm: return move_->arm();
       case peer::Request::kRestore: return move_->restore(request.restore());
       default: return fail(Errc::kPeerProtocol, "unknown request {}", static_cast<int>(request.kind_case()));
     }

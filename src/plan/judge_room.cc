@@ -13,11 +13,11 @@ constexpr uint64_t kLongGapMs = 5'000;
 
 void judge_memory(const PlanInput& in, const Prediction& p, Rows& rows) {
   uint64_t tasks = in.tasks.memory_bytes + in.tasks.tmpfs_bytes;
-  uint64_t need = tasks + p.bytes_memory;
+  uint64_t need = tasks + p.bytes_images;
   uint64_t have = in.destination.memory_available;
   std::string found =
       fmt::format("{} needed ({} for its processes, {} for CRIU's images until it runs), {} free", format_bytes(need),
-                  format_bytes(tasks), format_bytes(p.bytes_memory), format_bytes(have));
+                  format_bytes(tasks), format_bytes(p.bytes_images), format_bytes(have));
   if (need + kMemoryMargin > have)
     rows.block("memory", fmt::format("{}, of which {} stay for the host", found, format_bytes(kMemoryMargin)),
                fmt::format("free memory on {}, or choose another destination", in.peer));
@@ -26,12 +26,12 @@ void judge_memory(const PlanInput& in, const Prediction& p, Rows& rows) {
 }
 
 void judge_images(const PlanInput& in, const Prediction& p, Rows& rows) {
-  std::string need = format_bytes(p.bytes_memory);
-  if (p.bytes_memory > in.source.images_free)
+  std::string need = format_bytes(p.bytes_images);
+  if (p.bytes_images > in.source.images_free)
     rows.block("images-space",
                fmt::format("{} needed here for CRIU's images, {} free", need, format_bytes(in.source.images_free)),
                "free memory on this host (images are kept in memory), or raise the limit in the configuration");
-  else if (p.bytes_memory > in.destination.images_free)
+  else if (p.bytes_images > in.destination.images_free)
     rows.block("images-space",
                fmt::format("{} needed on {} for CRIU's images, {} free", need, in.peer,
                            format_bytes(in.destination.images_free)),

@@ -89,6 +89,7 @@ struct PlanInput {
   bool image_present = false;        // on the destination
   uint64_t image_missing_bytes = 0;  // what would be sent or pulled; 0 with !image_present: all of image_bytes
   uint64_t max_bits_per_second = 0;  // asked for; 0: no limit
+  MemoryMode memory_mode = MemoryMode::kInvalid;  // kInvalid: both hosts can only move memory in CRIU's images
   // The destination's own part: engine conflicts ("name", "host-port", "address", "network", …), CRIU's cpuinfo
   // ("cpu-features"). `destination_judged`: it was asked and answered; then what it has no row for is fine.
   bool destination_judged = false;

@@ -12,6 +12,8 @@ namespace {
 constexpr double kDefaultBitsPerSecond = 1e9;                  // when nobody has measured: the commonest link
 constexpr double kLinkEfficiency = 0.94;                       // of TCP and TLS over Ethernet frames of 1500 bytes
 constexpr double kDumpBytesPerSecond = 2.0 * (1ULL << 30);     // CRIU copies pages to tmpfs
+constexpr double kLookBytesPerSecond = 60.0 * (1ULL << 30);    // walks page tables, copies nothing
+constexpr double kLastRoundBytes = 2.0 * (1ULL << 20);         // dirty after the last round, and the images
 constexpr double kRestoreBytesPerSecond = 1.5 * (1ULL << 30);  // reads them back, page faults included
 constexpr double kFreezeMs = 5;                                // cgroup freezer (0.1 to 0.8 ms) and the hold on packets
 constexpr double kDumpMs = 70;                                 // CRIU's fixed part: seizing, mounts, network lock
@@ -38,21 +40,41 @@ double transfer_ms(double bytes, double bytes_per_second) { return bytes / bytes
 
 }  // namespace
 
+namespace {
+
+// What is moved while the container stands still, of its memory.
+double frozen_bytes(const PredictInput& in) {
+  switch (in.mode) {
+    case MemoryMode::kAuto:
+    case MemoryMode::kPreCopy: return kLastRoundBytes;
+    case MemoryMode::kPostCopy: return static_cast<double>(in.eager_bytes) + kImageBaseBytes;
+    case MemoryMode::kStopCopy:
+    case MemoryMode::kInvalid: break;
+  }
+  return static_cast<double>(in.memory_bytes) * kImageOverhead + kImageBaseBytes;
+}
+
+}  // namespace
+
 Prediction predict(const PredictInput& in) {
   Prediction p;
   double rate = (in.bits_per_second > 0 ? in.bits_per_second : kDefaultBitsPerSecond) / 8 * kLinkEfficiency;
+  bool live = in.mode != MemoryMode::kInvalid;
   double memory = static_cast<double>(in.memory_bytes);
-  double images = memory * kImageOverhead + kImageBaseBytes;
-  p.bytes_memory = static_cast<uint64_t>(images);
+  double eager = live ? static_cast<double>(in.eager_bytes) : memory;
+  double lazy = memory - eager;
+  p.bytes_memory = static_cast<uint64_t>(memory * kImageOverhead + kImageBaseBytes);
+  p.bytes_images = static_cast<uint64_t>(eager * kImageOverhead + kImageBaseBytes);
   p.bytes_rootfs = in.rootfs_bytes;
   p.bytes_image = in.image_bytes;
   p.bytes_total = p.bytes_memory + p.bytes_rootfs + p.bytes_image;
 
   double tasks = kPerProcessMs * in.processes + kPerThreadMs * in.threads + kPerConnectionMs * in.connections;
   p.freeze_ms = whole_ms(kFreezeMs);
-  p.dump_ms = whole_ms(kDumpMs + tasks + transfer_ms(memory, kDumpBytesPerSecond));
-  p.transfer_ms = whole_ms(transfer_ms(images, rate));
-  p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(memory, kRestoreBytesPerSecond));
+  p.dump_ms =
+      whole_ms(kDumpMs + tasks + transfer_ms(eager, kDumpBytesPerSecond) + transfer_ms(lazy, kLookBytesPerSecond));
+  p.transfer_ms = whole_ms(transfer_ms(frozen_bytes(in), rate));
+  p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(eager, kRestoreBytesPerSecond));
   p.commit_ms = whole_ms(kCommitMs + kRoundTripsInGap * in.rtt_ms);
   p.gap_ms = p.freeze_ms + p.dump_ms + p.transfer_ms + p.restore_ms + p.commit_ms;
 
@@ -61,7 +83,8 @@ Prediction predict(const PredictInput& in) {
                                            transfer_ms(static_cast<double>(in.image_bytes), kUnpackBytesPerSecond);
   double rootfs =
       transfer_ms(static_cast<double>(in.rootfs_bytes), rate) + kPerFileMs * static_cast<double>(in.rootfs_files);
-  p.total_ms = p.gap_ms +
+  double outside = live ? std::max(0.0, transfer_ms(memory, rate) - static_cast<double>(p.transfer_ms)) : 0;
+  p.total_ms = p.gap_ms + whole_ms(outside) +
                whole_ms(image + rootfs + kPlanAndReserveMs + kPrepareMs + kCleanUpMs + kRoundTripsOutside * in.rtt_ms);
   return p;
 }

@@ -2,10 +2,15 @@
 #pragma once
 #include <cstdint>
 
+#include "plan/converge.h"
+
 namespace transship::plan {
 
 struct PredictInput {
-  uint64_t memory_bytes = 0;  // private memory + shared memory + tmpfs contents: what CRIU's images will hold
+  uint64_t memory_bytes = 0;  // private memory + shared memory + tmpfs contents
+  uint64_t eager_bytes = 0;   // of these, what is in CRIU's images in any case: shared memory, tmpfs contents
+  // How memory travels; kInvalid: all of it in CRIU's images.
+  MemoryMode mode = MemoryMode::kInvalid;
   uint64_t rootfs_bytes = 0;
   uint64_t rootfs_files = 0;
   uint64_t image_bytes = 0;  // missing on the destination
@@ -17,7 +22,8 @@ struct PredictInput {
 };
 
 struct Prediction {
-  uint64_t bytes_memory = 0;
+  uint64_t bytes_memory = 0;  // on the wire, before compression
+  uint64_t bytes_images = 0;  // CRIU's images: in a tmpfs of each host while it moves
   uint64_t bytes_rootfs = 0;
   uint64_t bytes_image = 0;
   uint64_t bytes_total = 0;

@@ -19,6 +19,7 @@ TEST_P(PredictTable, IsTheFormula) {
   auto p = predict(GetParam().input);
   const auto& e = GetParam().expected;
   EXPECT_EQ(p.bytes_memory, e.bytes_memory);
+  EXPECT_EQ(p.bytes_images, e.bytes_images);
   EXPECT_EQ(p.bytes_total, e.bytes_total);
   EXPECT_EQ(p.freeze_ms, e.freeze_ms);
   EXPECT_EQ(p.dump_ms, e.dump_ms);
@@ -34,6 +35,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PredictTable,
                              Case{"Empty",
                                   {.processes = 1, .threads = 1, .bits_per_second = 1e9},
                                   {.bytes_memory = 524'288,
+                                   .bytes_images = 524'288,
                                    .bytes_total = 524'288,
                                    .total_ms = 2112,
                                    .gap_ms = 212,
@@ -53,6 +55,7 @@ INSTANTIATE_TEST_SUITE_P(Table, PredictTable,
                                    .rtt_ms = 0.5,
                                    .bits_per_second = 1e9},
                                   {.bytes_memory = 274'328'453,
+                                   .bytes_images = 274'328'453,
                                    .bytes_rootfs = kMiB,
                                    .bytes_total = 275'377'029,
                                    .total_ms = 4775,
@@ -63,6 +66,25 @@ INSTANTIATE_TEST_SUITE_P(Table, PredictTable,
                                    .restore_ms = 285,
                                    .commit_ms = 17}}),
                          [](const auto& c) { return c.param.name; });
+
+TEST(Predict, LiveMemoryLeavesTheGap) {
+  PredictInput in{.memory_bytes = 1024 * kMiB, .eager_bytes = 0, .bits_per_second = 1e9};
+  auto images = predict(in);
+  in.mode = MemoryMode::kStopCopy;
+  auto frozen = predict(in);
+  in.mode = MemoryMode::kPreCopy;
+  auto live = predict(in);
+  in.mode = MemoryMode::kPostCopy;
+  auto later = predict(in);
+  EXPECT_LT(frozen.gap_ms, images.gap_ms);  // the same bytes, but neither copied into images nor out of them
+  EXPECT_LT(live.gap_ms, 300U);
+  EXPECT_LT(later.gap_ms, 300U);
+  EXPECT_GT(live.total_ms, 9000U);  // it still has to travel
+  EXPECT_GT(later.total_ms, 9000U);
+  EXPECT_LT(live.bytes_images, kMiB);
+  in.eager_bytes = 512 * kMiB;
+  EXPECT_GT(predict(in).bytes_images, 512 * kMiB);
+}
 
 TEST(Predict, UnknownRateIsOneGigabit) {
   PredictInput in{.memory_bytes = 100 * kMiB};

@@ -9,19 +9,11 @@ namespace transship::wire {
 namespace {
 
 constexpr size_t kMaxErrorText = 4096;
-constexpr Errc kAllCodes[] = {Errc::kInvalidArgument,
-                              Errc::kNotFound,
-                              Errc::kAlreadyExists,
-                              Errc::kRefused,
-                              Errc::kUnavailable,
-                              Errc::kTimeout,
-                              Errc::kCancelled,
-                              Errc::kPeerProtocol,
-                              Errc::kUnauthorized,
-                              Errc::kNoSpace,
-                              Errc::kKernelFeatureMissing,
-                              Errc::kCorrupt,
-                              Errc::kInternal};
+constexpr Errc kAllCodes[] = {Errc::kInvalidArgument, Errc::kNotFound,     Errc::kAlreadyExists,
+                              Errc::kRefused,         Errc::kNotConverged, Errc::kUnavailable,
+                              Errc::kTimeout,         Errc::kCancelled,    Errc::kPeerProtocol,
+                              Errc::kUnauthorized,    Errc::kNoSpace,      Errc::kKernelFeatureMissing,
+                              Errc::kCorrupt,         Errc::kInternal};
 
 // It goes to logs and terminals: no control characters but line ends (CRIU's own lines come with them).
 std::string clean(const std::string& text) {

@@ -17,9 +17,10 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kImageNeeded: return R::kImageNeeded;
     case Q::kImageLoad:
     case Q::kRootfsApplied:
-    case Q::kDumpDone:
     case Q::kRenew:
     case Q::kAbort: return R::kDone;
+    case Q::kArm: return R::kAtGate;
+    case Q::kFill: return R::kFill;
     case Q::kRestore: return R::kParked;
     case Q::kCommit: return R::kRunning;
     case Q::kDecision: return R::kDecision;

@@ -1,0 +1,178 @@
+#include "migrate/arriving_memory.h"
+
+#include "base/log.h"
+#include "base/text.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kPagerLimit{5000};
+constexpr milliseconds kMaxWait{1000};
+// In one answer; a page list of 40 bytes each stays far below the limit of a message.
+constexpr size_t kMaxSpans = 20'000;
+
+memory::PageBatch decoded(std::span<const std::byte> frame, Result<>& outcome) {
+  // One for each lane's thread: fresh memory costs more than decompressing into it.
+  thread_local std::vector<std::byte> scratch;
+  auto batch = memory::decode_batch(frame, scratch);
+  if (batch) return std::move(*batch);
+  outcome = std::unexpected(std::move(batch).error());
+  return {};
+}
+
+// Pages that CRIU itself restores come out of the store.
+class StoreSource final : public criu::PageSource {
+ public:
+  explicit StoreSource(memory::PageStore& store) : store_(store) {}
+  Result<> read(criu::ImageSpace space, uint64_t address, std::span<std::byte> out) override {
+    memory::SpaceId id{space.shared ? memory::SpaceKind::kShared : memory::SpaceKind::kTask, space.id};
+    return store_.copy_out(id, {address, out.size() / memory::kPageBytes}, out);
+  }
+
+ private:
+  memory::PageStore& store_;
+};
+
+void add_span(google::protobuf::RepeatedPtrField<peer::PageSpan>& list, memory::SpaceId space,
+              memory::PageRange range) {
+  auto& span = *list.Add();
+  span.set_kind(static_cast<uint32_t>(space.kind));
+  span.set_id(space.id);
+  span.set_address(range.address);
+  span.set_pages(range.pages);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::create(uint64_t byte_limit,
+                                                               std::function<void(const Error&)> on_lost) {
+  TS_TRY_ASSIGN(auto store, memory::PageStore::create(byte_limit));
+  return std::unique_ptr<ArrivingMemory>(new ArrivingMemory(std::move(store), std::move(on_lost)));
+}
+
+Result<> ArrivingMemory::receive(std::span<const std::byte> frame) {
+  Result<> outcome;
+  auto batch = decoded(frame, outcome);
+  TS_TRY(outcome);
+  TS_TRY(store_.put(batch));
+  MutexLock lock(mu_);
+  if (prepared_ && pager_) {
+    pager_->arrived();
+    changed_.notify_all();
+  }
+  return {};
+}
+
+Result<> ArrivingMemory::receive_stale(std::span<const std::byte> frame) {
+  Result<> outcome;
+  auto batch = decoded(frame, outcome);
+  TS_TRY(outcome);
+  {
+    MutexLock lock(mu_);
+    if (prepared_) return fail(Errc::kPeerProtocol, "pages were called stale after the restore had begun");
+  }
+  for (const auto& segment : batch.segments) store_.drop(batch.space, segment.range);
+  return {};
+}
+
+Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
+  memory::PagerClient::Options options;
+  options.log_file = work_dir + "/pager.log";
+  options.on_request = [this](memory::SpaceId space, uint64_t address) {
+    MutexLock lock(mu_);
+    wanted_.emplace_back(space, address);
+    changed_.notify_all();
+  };
+  options.on_trouble = [this](const Error& error) {
+    {
+      MutexLock lock(mu_);
+      lost_ = error.message();
+      changed_.notify_all();
+    }
+    on_lost_(error);
+  };
+  TS_TRY_ASSIGN(pager_, memory::PagerClient::spawn(store_, work_dir, std::move(options), Deadline::in(kPagerLimit)));
+  return {};
+}
+
+Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {
+  StoreSource source(store_);
+  TS_TRY_ASSIGN(auto plan, criu::prepare_lazy_restore(images_dir, source, store_.byte_limit()));
+  for (const auto& s : plan.spaces) {
+    if (s.space.shared) continue;
+    Expected expected{{memory::SpaceKind::kTask, s.space.id}, {}};
+    for (const auto& r : s.lazy) expected.ranges.push_back({r.address, r.pages});
+    expected_.push_back(std::move(expected));
+  }
+  if (!post_copy) TS_TRY(check_complete());
+  auto deadline = Deadline::in(kPagerLimit);
+  for (const auto& e : expected_) TS_TRY(pager_->expect(e.space, e.ranges, deadline));
+  if (!post_copy) TS_TRY(pager_->seal(deadline));
+  MutexLock lock(mu_);
+  prepared_ = true;
+  sealed_ = !post_copy;
+  return {};
+}
+
+Result<> ArrivingMemory::check_complete() const {
+  for (const auto& e : expected_) {
+    auto missing = store_.missing(e.space, e.ranges);
+    if (missing.empty()) continue;
+    uint64_t pages = 0;
+    for (const auto& range : missing) pages += range.pages;
+    return fail(Errc::kCorrupt, "{} pages of process {} did not arrive, the first of them {:#x}", pages, e.space.id,
+                missing.front().address);
+  }
+  return {};
+}
+
+// True when every expected page is in the store, or filled.
+Result<bool> ArrivingMemory::list_missing(peer::FillState& state, size_t limit) const {
+  for (const auto& e : expected_) {
+    for (const auto& range : store_.missing(e.space, e.ranges)) {
+      if (static_cast<size_t>(state.missing_size()) == limit) return false;
+      add_span(*state.mutable_missing(), e.space, range);
+    }
+  }
+  return state.missing_size() == 0;
+}
+
+Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& request) {
+  auto deadline = Deadline::in(std::min(kMaxWait, milliseconds(request.wait_ms())));
+  peer::FillState state;
+  {
+    MutexLock lock(mu_);
+    while (wanted_.empty() && lost_.empty() && !sealed_ && !deadline.passed())
+      changed_.wait_for(mu_, deadline.remaining());
+    if (!prepared_) return fail(Errc::kPeerProtocol, "nothing has been restored yet");
+    for (const auto& [space, address] : std::exchange(wanted_, {}))
+      add_span(*state.mutable_wanted(), space, {address, 1});
+    state.set_lost(lost_);
+    state.set_complete(sealed_);
+  }
+  auto progress = pager_->progress();
+  state.set_filled_pages(progress.done_pages);
+  state.set_expected_pages(progress.expected_pages);
+  if (!request.list_missing() || state.complete()) return state;
+  TS_TRY_ASSIGN(bool complete, list_missing(state, kMaxSpans));
+  if (!complete) return state;
+  TS_TRY(pager_->seal(Deadline::in(kPagerLimit)));
+  state.set_complete(true);
+  MutexLock lock(mu_);
+  sealed_ = true;
+  changed_.notify_all();
+  return state;
+}
+
+Result<> ArrivingMemory::wait_filled(Deadline deadline, const Cancel& cancel) {
+  return pager_->wait_done(deadline, cancel);
+}
+
+void ArrivingMemory::abort() {
+  if (!pager_) return;
+  if (auto r = pager_->abort(Deadline::in(kPagerLimit)); !r) TS_LOG_WARN("pager: {}", r.error().message());
+}
+
+memory::PagerProgress ArrivingMemory::progress() const { return pager_ ? pager_->progress() : memory::PagerProgress{}; }
+
+}  // namespace transship::migrate

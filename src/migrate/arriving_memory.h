@@ -1,0 +1,69 @@
+// The destination's memory of one move: pages that arrive before the restore, and the pager that hands them to the
+// restored processes from then on.
+#pragma once
+#include <condition_variable>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/mutex.h"
+#include "criu/lazy_images.h"
+#include "memory/page_store.h"
+#include "memory/pager_client.h"
+#include "proto/peer.pb.h"
+
+namespace transship::migrate {
+
+// Thread-safe: receive*() come from the lanes' threads, the rest from sessions and from the move's own threads.
+class ArrivingMemory {
+ public:
+  // `byte_limit`: what was reserved for pages. `on_lost` is called once, on a thread of its own making, when memory
+  // cannot be given to the restored processes any more: they must be killed. Until this object ends they wait.
+  static Result<std::unique_ptr<ArrivingMemory>> create(uint64_t byte_limit, std::function<void(const Error&)> on_lost);
+  // The pager goes on without us until all is filled, unless abort() was called.
+  ~ArrivingMemory() = default;
+
+  // One frame of channel kPages: pages to keep. kStalePages: pages that came, and have changed since.
+  Result<> receive(std::span<const std::byte> frame);
+  Result<> receive_stale(std::span<const std::byte> frame);
+
+  // Before the engine is called: CRIU looks for the pager's socket in `work_dir`.
+  Result<> start_pager(const std::string& work_dir);
+  // CRIU's images are complete in `images_dir`: makes them ready for a lazy restore. Unless `post_copy`, a page that is
+  // missing is an error (kCorrupt), which names it.
+  Result<> prepare(const std::string& images_dir, bool post_copy);
+  // For the source's FillRequest: waits until there is something to say.
+  Result<peer::FillState> fill_state(const peer::FillRequest& request);
+  // Every page is in the restored processes and the pager has ended.
+  Result<> wait_filled(Deadline deadline, const Cancel& cancel);
+  // The restored processes are dead, or never came to be.
+  void abort();
+  memory::PagerProgress progress() const;
+
+ private:
+  ArrivingMemory(memory::PageStore store, std::function<void(const Error&)> on_lost)
+      : store_(std::move(store)), on_lost_(std::move(on_lost)) {}
+  // What the pager must give to one process.
+  struct Expected {
+    memory::SpaceId space;
+    std::vector<memory::PageRange> ranges;
+  };
+  Result<> check_complete() const;
+  Result<bool> list_missing(peer::FillState& state, size_t limit) const;
+
+  memory::PageStore store_;
+  const std::function<void(const Error&)> on_lost_;
+  std::vector<Expected> expected_;  // set once, by prepare()
+  Mutex mu_;
+  std::condition_variable_any changed_;
+  std::vector<std::pair<memory::SpaceId, uint64_t>> wanted_ GUARDED_BY(mu_);
+  bool prepared_ GUARDED_BY(mu_) = false;
+  bool sealed_ GUARDED_BY(mu_) = false;
+  std::string lost_ GUARDED_BY(mu_);
+  std::unique_ptr<memory::PagerClient> pager_;  // after what its threads use
+};
+
+}  // namespace transship::migrate

@@ -1,0 +1,235 @@
+#include "migrate/live_memory.h"
+
+#include <map>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "criu/lazy_images.h"
+#include "memory/track/address_space.h"
+#include "migrate/channels.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kFlushLimit{60 * 60'000};
+// How long rounds may go on while the destination waits at its gate, which holds its engine's lock meanwhile.
+constexpr milliseconds kAtGateLimit{1500};
+// Between two rounds while the destination gets ready.
+constexpr milliseconds kArmingPause{10};
+// The destination's engine needs about that long to the gate.
+constexpr double kArmLeadSeconds = 0.6;
+// Our own images: no limit that a container could reach.
+constexpr uint64_t kAnyMemory = 1ULL << 46;
+
+wire::Buffer& as_buffer(std::vector<std::byte>& frame) { return frame; }
+
+}  // namespace
+
+LiveMemory::LiveMemory(const sys::Cgroup& cgroup, Settings settings, wire::LaneSender& lanes, Reporter& reporter,
+                       Cancel cancel)
+    : cgroup_(cgroup), settings_(std::move(settings)), lanes_(lanes), reporter_(reporter), cancel_(std::move(cancel)) {
+  memory::PageSenderOptions options;
+  options.compression = settings_.options.compress;
+  options.link_bytes_per_second = settings_.link_bytes_per_second;
+  auto send = [this](std::vector<std::byte>& frame) -> Result<> {
+    size_t size = frame.size();
+    TS_TRY(lanes_.send(static_cast<uint8_t>(Channel::kPages), "pages", 0, std::move(as_buffer(frame)),
+                       wire::Route::kSpread));
+    frame = lanes_.take_buffer(size);
+    return {};
+  };
+  sender_ = std::make_unique<memory::PageSender>(send, options, cancel_);
+}
+
+LiveMemory::~LiveMemory() = default;
+
+Result<> LiveMemory::start_tracker(bool running) {
+  auto choice = running ? memory::choose_tracker() : memory::TrackerChoice{memory::TrackerKind::kNone, {}};
+  if (running && choice.kind == memory::TrackerKind::kNone)
+    return std::unexpected(Error(Errc::kKernelFeatureMissing, "follow the container's writes: " + choice.why)
+                               .with_remedy("move it with --mode post-copy or --mode stop-copy"));
+  TS_TRY_ASSIGN(tracker_, memory::make_tracker(choice.kind, memory::tasks_of(cgroup_)));
+  return {};
+}
+
+Result<> LiveMemory::attach() { return start_tracker(/*running=*/true); }
+
+Result<> LiveMemory::end_throttle() {
+  if (!throttle_) return {};
+  TS_TRY(throttle_->lift());
+  throttle_.reset();
+  return {};
+}
+
+Result<> LiveMemory::send_block(const memory::PageBlock& block) {
+  size_t at = 0;  // it asks in the order of the ranges
+  auto copy = [&](std::span<const memory::PageRange>, std::span<std::byte> buffer) -> Result<size_t> {
+    std::ranges::copy(block.content.subspan(at, buffer.size()), buffer.begin());
+    at += buffer.size();
+    return buffer.size() / memory::kPageBytes;
+  };
+  TS_TRY(sender_->add(block.space, block.ranges, copy));
+  sent_pages_ += block.content.size() / memory::kPageBytes;
+  report_progress();
+  return {};
+}
+
+Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
+  TS_TRY(reader_.read(runs, [this](const memory::PageBlock& block) { return send_block(block); }, cancel_));
+  return {};
+}
+
+// The number of pages found dirty.
+Result<uint64_t> LiveMemory::send_round(bool frozen) {
+  sent_pages_ = 0;
+  auto sink = [this](const memory::PageRuns& runs) { return send_run(runs); };
+  TS_TRY_ASSIGN(auto found, frozen ? tracker_->last_round(sink, cancel_) : tracker_->round(sink, cancel_));
+  TS_TRY_ASSIGN(auto sent, sender_->finish_round(Deadline::in(kFlushLimit)));
+  stats_.pages += sent.pages;
+  stats_.zero_pages += sent.zero_pages;
+  stats_.compression = sent.compression;
+  TS_TRY(lanes_.flush(Deadline::in(kFlushLimit)));
+  return found.pages;
+}
+
+Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm) {
+  bool arming = false;
+  std::optional<Clock::time_point> ready_since;
+  while (true) {
+    TS_TRY(cancel_.check());
+    auto begin = Clock::now();
+    uint64_t wire_before = lanes_.counters().wire_bytes;
+    TS_TRY_ASSIGN(uint64_t pages, send_round(/*frozen=*/false));
+    rounds_.push_back({pages * memory::kPageBytes, lanes_.counters().wire_bytes - wire_before,
+                       std::chrono::duration<double>(Clock::now() - begin).count()});
+    stats_.rounds = static_cast<uint32_t>(rounds_.size());
+    last_ = plan::converge(rounds_, stats_.throttle_percent, limits);
+    report_decision(last_);
+    if (arming && !ready_since) {
+      TS_TRY_ASSIGN(bool ready, arm.is_ready());
+      if (ready) ready_since = Clock::now();
+    }
+    bool late = ready_since && Clock::now() - *ready_since > kAtGateLimit;
+    bool fits = last_.gap_ms <= limits.max_gap_ms;
+    bool follows = last_.step == plan::ConvergeStep::kPostCopy;
+    if (last_.step == plan::ConvergeStep::kGiveUp || (late && !fits && !follows)) TS_TRY(give_up(last_));
+    if (last_.step == plan::ConvergeStep::kThrottle) TS_TRY(slow_down(last_.throttle_percent));
+    bool now = last_.step == plan::ConvergeStep::kFreeze || follows;
+    if (ready_since && (now || (late && fits))) return follows;
+    if (now && !arming) arm.start();
+    arming = arming || now;
+    if (arming) TS_TRY(sleep_for(kArmingPause, cancel_));
+  }
+}
+
+Result<> LiveMemory::slow_down(uint32_t percent) {
+  if (!throttle_) {
+    TS_TRY_ASSIGN(throttle_, sys::Throttle::create(cgroup_));
+  }
+  TS_TRY_CTX(throttle_->set(percent), "slow the container down");
+  stats_.throttle_percent = percent;
+  return {};
+}
+
+Result<> LiveMemory::give_up(const plan::Convergence& c) const {
+  return std::unexpected(
+      Error(Errc::kNotConverged, fmt::format("memory changes faster than it can be sent: {}", c.why))
+          .with_remedy("try when it is less busy, allow a longer silence with --max-gap, let the rest follow after the "
+                       "switch with --allow-post-copy, or stop it for the transfer with --mode stop-copy"));
+}
+
+Result<> LiveMemory::last_round(const ArmControl& arm) {
+  if (!tracker_) TS_TRY(start_tracker(/*running=*/false));
+  arm_ = &arm;
+  auto pages = send_round(/*frozen=*/true);
+  arm_ = nullptr;
+  TS_TRY(pages);
+  stats_.bytes_last_round += *pages * memory::kPageBytes;
+  return {};
+}
+
+Result<> LiveMemory::tell_stale() {
+  if (!tracker_) return {};  // nothing has been sent
+  std::vector<std::byte> frame;
+  auto sink = [&](const memory::PageRuns& runs) -> Result<> {
+    memory::PageBatch batch{runs.space, {}, {}};
+    auto flush = [&]() -> Result<> {
+      TS_TRY(memory::encode_batch(batch, memory::Compression::kNone, 0, frame));
+      wire::Buffer buffer(frame.begin(), frame.end());
+      batch.segments.clear();
+      return lanes_.send(static_cast<uint8_t>(Channel::kStalePages), "pages", 0, std::move(buffer),
+                         wire::Route::kSpread);
+    };
+    for (const auto& range : runs.ranges) {
+      if (!batch.segments.empty() &&
+          (batch.segments.size() == memory::kBatchSegments || range.address < batch.segments.back().range.end()))
+        TS_TRY(flush());
+      batch.segments.push_back({range, true});
+    }
+    return batch.segments.empty() ? Result<>{} : flush();
+  };
+  TS_TRY_ASSIGN(auto found, tracker_->last_round(sink, cancel_));
+  stats_.bytes_last_round += found.pages * memory::kPageBytes;
+  return lanes_.flush(Deadline::in(kFlushLimit));
+}
+
+Result<> LiveMemory::send_eager(const std::string& images_dir) {
+  TS_TRY_ASSIGN(auto plan, criu::plan_lazy_restore(images_dir, kAnyMemory));
+  TS_TRY_ASSIGN(auto pids, cgroup_.processes());
+  std::map<uint64_t, pid_t> tasks;
+  for (pid_t pid : pids) {
+    if (auto inner = memory::innermost_pid(pid); inner) tasks[*inner] = pid;
+  }
+  for (const auto& s : plan.spaces) {
+    if (s.space.shared || s.eager.empty()) continue;
+    auto task = tasks.find(s.space.id);
+    if (task == tasks.end()) return fail(Errc::kCorrupt, "CRIU dumped process {}, which is not there", s.space.id);
+    std::vector<memory::PageRange> ranges;
+    for (const auto& r : s.eager) ranges.push_back({r.address, r.pages});
+    TS_TRY(send_run({{memory::SpaceKind::kTask, s.space.id}, task->second, ranges}));
+  }
+  TS_TRY(sender_->finish_round(Deadline::in(kFlushLimit)));
+  return {};
+}
+
+void LiveMemory::report_progress() {
+  uint64_t sent = sent_pages_ * memory::kPageBytes;
+  uint64_t total = rounds_.empty() ? std::max(settings_.expected_bytes, sent) : 0;
+  if (arm_ != nullptr && arm_->start && total > 0 &&
+      static_cast<double>(total - sent) < kArmLeadSeconds * settings_.link_bytes_per_second)
+    arm_->start();
+  local::ProgressEvent event;
+  event.set_bytes_done(sent);
+  event.set_bytes_total(total);
+  event.set_round(arm_ == nullptr ? static_cast<uint32_t>(rounds_.size()) + 1 : 0);
+  event.set_bytes_per_second(settings_.link_bytes_per_second);
+  event.set_dirty_bytes_per_second(last_.dirty_bytes_per_second);
+  event.set_predicted_gap_ms(static_cast<uint64_t>(last_.gap_ms));
+  reporter_.round_progress(event);
+}
+
+void LiveMemory::report_decision(const plan::Convergence& c) {
+  stats_.predicted_gap_ms = c.gap_ms;
+  local::ProgressEvent event;
+  event.set_bytes_done(rounds_.back().dirty_bytes);
+  event.set_bytes_total(rounds_.back().dirty_bytes);
+  event.set_bytes_per_second(c.send_bytes_per_second);
+  event.set_eta_ms(static_cast<uint64_t>(c.eta_seconds * 1000));
+  event.set_round(static_cast<uint32_t>(rounds_.size()));
+  event.set_dirty_bytes_per_second(c.dirty_bytes_per_second);
+  event.set_predicted_gap_ms(static_cast<uint64_t>(c.gap_ms));
+  event.set_decision(c.why);
+  reporter_.round_progress(event);
+  TS_LOG_INFO("round={} dirty_bytes={} wire_bytes={} seconds={:.3f} gap_ms={:.0f} {}", rounds_.size(),
+              rounds_.back().dirty_bytes, rounds_.back().wire_bytes, rounds_.back().seconds, c.gap_ms, c.why);
+}
+
+LiveMemoryStats LiveMemory::stats() const {
+  LiveMemoryStats stats = stats_;
+  if (!tracker_) return stats;
+  for (const auto& u : tracker_->findings())
+    stats.findings.push_back(fmt::format("{} (process {}) {}", u.process, u.pid, u.why));
+  return stats;
+}
+
+}  // namespace transship::migrate

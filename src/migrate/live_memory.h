@@ -1,0 +1,92 @@
+// The source's memory of one move until the switch: rounds while the container runs, and what is left after the freeze.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "memory/page_sender.h"
+#include "memory/track/page_reader.h"
+#include "memory/track/tracker.h"
+#include "migrate/memory_options.h"
+#include "migrate/reporter.h"
+#include "plan/converge.h"
+#include "sys/cgroup.h"
+#include "sys/throttle.h"
+#include "wire/lanes.h"
+
+namespace transship::migrate {
+
+// The destination is told to get ready (its engine called, waiting at the gate) when little is left to send.
+struct ArmControl {
+  std::function<void()> start;             // returns at once; again: nothing
+  std::function<Result<bool>()> is_ready;  // false: not yet
+};
+
+struct LiveMemoryStats {
+  uint32_t rounds = 0;  // before the freeze
+  uint32_t throttle_percent = 0;
+  double predicted_gap_ms = 0;
+  uint64_t pages = 0;
+  uint64_t zero_pages = 0;
+  uint64_t bytes_last_round = 0;  // found dirty after the freeze
+  memory::Compression compression = memory::Compression::kNone;
+  std::vector<std::string> findings;  // memory that could only be copied while frozen, and why
+};
+
+// One thread at a time.
+class LiveMemory {
+ public:
+  struct Settings {
+    MemoryOptions options;
+    uint64_t expected_bytes = 0;       // resident memory, for progress
+    double link_bytes_per_second = 0;  // measured; 0: unknown
+  };
+  LiveMemory(const sys::Cgroup& cgroup, Settings settings, wire::LaneSender& lanes, Reporter& reporter, Cancel cancel);
+  // Ends tracking and throttling: the container is as it was.
+  ~LiveMemory();
+
+  // Begins to follow the container's writes. Nothing is sent yet. Not called: all of it is sent after the freeze.
+  Result<> attach();
+  // Rounds, until freezing is the next step and the destination is ready for it. kNotConverged: and
+  // why. True: what is left is to follow after the switch.
+  Result<bool> pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm);
+  // Just before the freeze.
+  Result<> end_throttle();
+  // The container is frozen: sends what has changed. May be called again for what somebody (CRIU) has written since.
+  // `arm` is started when the end is near.
+  Result<> last_round(const ArmControl& arm);
+  // Instead: the container is frozen, and what has changed is to follow later. What came of it is not to be used.
+  Result<> tell_stale();
+  // And, after the dump: what CRIU itself has to find when it restores. `images_dir`: of that dump.
+  Result<> send_eager(const std::string& images_dir);
+  LiveMemoryStats stats() const;
+
+ private:
+  Result<> start_tracker(bool running);
+  Result<uint64_t> send_round(bool frozen);
+  Result<> send_run(const memory::PageRuns& runs);
+  Result<> send_block(const memory::PageBlock& block);
+  Result<> slow_down(uint32_t percent);
+  Result<> give_up(const plan::Convergence& c) const;
+  void report_progress();
+  void report_decision(const plan::Convergence& c);
+
+  const sys::Cgroup cgroup_;
+  const Settings settings_;
+  wire::LaneSender& lanes_;
+  Reporter& reporter_;
+  const Cancel cancel_;
+  std::unique_ptr<memory::DirtyTracker> tracker_;
+  memory::PageReader reader_;
+  std::unique_ptr<memory::PageSender> sender_;
+  std::unique_ptr<sys::Throttle> throttle_;
+  const ArmControl* arm_ = nullptr;  // in last_round
+  std::vector<plan::Round> rounds_;
+  plan::Convergence last_;
+  uint64_t sent_pages_ = 0;  // of the round being sent
+  LiveMemoryStats stats_;
+};
+
+}  // namespace transship::migrate

@@ -1,0 +1,179 @@
+#include "migrate/page_pusher.h"
+
+#include "base/log.h"
+#include "base/thread.h"
+#include "memory/track/address_space.h"
+#include "migrate/channels.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kPoll{200};
+constexpr milliseconds kCallLimit{10'000};
+constexpr milliseconds kFlushLimit{60 * 60'000};
+constexpr milliseconds kAgain{300};
+
+}  // namespace
+
+// Reads pages of the frozen tasks and sends them over one set of lanes.
+class PagePusher::Outlet {
+ public:
+  Outlet(wire::LaneSender& lanes, const memory::PageSenderOptions& options, const Cancel& stop)
+      : lanes_(lanes),
+        stop_(stop),
+        sender_(
+            [this](std::vector<std::byte>& frame) -> Result<> {
+              size_t size = frame.size();
+              TS_TRY(lanes_.send(static_cast<uint8_t>(Channel::kPages), "pages", 0, std::move(frame),
+                                 wire::Route::kSpread));
+              frame = lanes_.take_buffer(size);
+              return {};
+            },
+            options, stop) {}
+
+  Result<> send(const std::map<uint64_t, pid_t>& tasks, const peer::PageSpan& span) {
+    auto task = tasks.find(span.id());
+    if (span.kind() != static_cast<uint32_t>(memory::SpaceKind::kTask) || task == tasks.end())
+      return fail(Errc::kPeerProtocol, "pages of {} are wanted, which is no process of this container", span.id());
+    memory::PageRange range{span.address(), span.pages()};
+    memory::PageRuns runs{{memory::SpaceKind::kTask, span.id()}, task->second, {&range, 1}};
+    TS_TRY_ASSIGN(auto read, reader_.read(runs, [this](const memory::PageBlock& block) { return add(block); }, stop_));
+    if (!read.gone.empty())
+      return fail(Errc::kCorrupt, "page {:#x} of process {} cannot be read any more", read.gone.front().address,
+                  span.id());
+    return {};
+  }
+  Result<> finish() {
+    TS_TRY(sender_.finish_round(Deadline::in(kFlushLimit)));
+    return lanes_.flush(Deadline::in(kFlushLimit));
+  }
+
+ private:
+  Result<> add(const memory::PageBlock& block) {
+    size_t at = 0;
+    auto copy = [&](std::span<const memory::PageRange>, std::span<std::byte> buffer) -> Result<size_t> {
+      std::ranges::copy(block.content.subspan(at, buffer.size()), buffer.begin());
+      at += buffer.size();
+      return buffer.size() / memory::kPageBytes;
+    };
+    return sender_.add(block.space, block.ranges, copy);
+  }
+  wire::LaneSender& lanes_;
+  const Cancel stop_;
+  memory::PageReader reader_;
+  memory::PageSender sender_;
+};
+
+PagePusher::PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks,
+                       Cancel cancel)
+    : move_id_(std::move(move_id)),
+      cgroup_(std::move(cgroup)),
+      options_(options),
+      hooks_(std::move(hooks)),
+      cancel_(std::move(cancel)),
+      heard_(Clock::now()) {}
+
+bool PagePusher::finished() const {
+  MutexLock lock(mu_);
+  return complete_ || !lost_.empty();
+}
+
+Result<> PagePusher::find_tasks() {
+  TS_TRY_ASSIGN(auto pids, cgroup_.processes());
+  for (pid_t pid : pids) {
+    auto inner = memory::innermost_pid(pid);
+    if (inner) tasks_[*inner] = pid;
+  }
+  return {};
+}
+
+Result<> PagePusher::run(milliseconds patience) {
+  TS_TRY(find_tasks());
+  {
+    MutexLock lock(mu_);
+    heard_ = Clock::now();
+  }
+  Result<> last;
+  while (!finished()) {
+    TS_TRY(cancel_.check());
+    auto link = hooks_.connect();
+    last = link ? push_over(*link) : Result<>(std::unexpected(link.error()));
+    if (finished()) break;
+    if (last.has_value()) last = fail(Errc::kUnavailable, "the destination ended the session");
+    TS_LOG_WARN("mig={} phase=follow: {}", move_id_, last.error().message());
+    {
+      MutexLock lock(mu_);
+      if (Clock::now() - heard_ > patience)
+        return std::unexpected(std::move(last).error().context("pages are missing on the destination"));
+    }
+    TS_TRY(sleep_for(kAgain, cancel_));
+  }
+  MutexLock lock(mu_);
+  if (!complete_) return fail(Errc::kCorrupt, "{}", lost_);
+  return {};
+}
+
+// Two directions at once: this thread sends what is missing, the other one asks what is waited for.
+Result<> PagePusher::push_over(PushLink& link) {
+  TS_TRY_ASSIGN(Cancel stop, Cancel::create());
+  Result<> served;
+  Thread wanted("pages-wanted", [&] {
+    served = serve_wanted(link, stop);
+    if (!served) stop.cancel(served.error().message());
+  });
+  Result<> pushed = push_missing(link, stop);
+  if (!pushed) stop.cancel(pushed.error().message());
+  wanted.join();
+  TS_TRY(served);
+  return pushed;
+}
+
+Result<peer::FillState> PagePusher::ask(PushLink& link, milliseconds wait, bool list, const Cancel& stop) {
+  peer::Request request;
+  request.mutable_fill()->set_move_id(move_id_);
+  request.mutable_fill()->set_wait_ms(static_cast<uint32_t>(wait.count()));
+  request.mutable_fill()->set_list_missing(list);
+  TS_TRY_ASSIGN(auto reply, link.session->call(request, Deadline::in(kCallLimit + wait), stop));
+  MutexLock lock(mu_);
+  heard_ = Clock::now();
+  complete_ = complete_ || reply.fill().complete();
+  if (!reply.fill().lost().empty()) lost_ = reply.fill().lost();
+  return reply.fill();
+}
+
+Result<> PagePusher::push_missing(PushLink& link, const Cancel& stop) {
+  Outlet outlet(*link.bulk, options_, stop);
+  while (!finished()) {
+    TS_TRY(cancel_.check());
+    TS_TRY_ASSIGN(auto state, ask(link, milliseconds(0), true, stop));
+    for (const auto& span : state.missing()) {
+      // In pieces, so that it ends soon when it must.
+      for (uint64_t done = 0; done < span.pages(); done += memory::kBatchPages) {
+        TS_TRY(stop.check());
+        peer::PageSpan piece = span;
+        piece.set_address(span.address() + done * memory::kPageBytes);
+        piece.set_pages(std::min<uint64_t>(memory::kBatchPages, span.pages() - done));
+        TS_TRY(outlet.send(tasks_, piece));
+      }
+    }
+    TS_TRY(outlet.finish());
+  }
+  return {};
+}
+
+Result<> PagePusher::serve_wanted(PushLink& link, const Cancel& stop) {
+  memory::PageSenderOptions options = options_;
+  options.workers = 1;
+  options.compression = memory::CompressionPolicy::kNone;
+  Outlet outlet(*link.urgent, options, stop);
+  while (!finished() && !stop.cancelled()) {
+    TS_TRY(cancel_.check());
+    TS_TRY_ASSIGN(auto state, ask(link, kPoll, false, stop));
+    hooks_.progress({state.filled_pages(), state.expected_pages()});
+    for (const auto& span : state.wanted()) TS_TRY(outlet.send(tasks_, span));
+    if (state.wanted_size() > 0) TS_TRY(outlet.finish());
+  }
+  return {};
+}
+
+}  // namespace transship::migrate
