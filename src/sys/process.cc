@@ -62,11 +62,13 @@ bool set_mounts(const Child::Options& o) {
   else if (o.new_group)
     ::setpgid(0, 0);
   int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  bool ok = place_fd(o.stdin_fd >= 0 ? o.stdin_fd : null_fd, 0);
+  // Descriptors of ours may have the numbers that the program's are about to get.
+  bool ok = set_mounts(o);
+  error_fd = ::fcntl(error_fd, F_DUPFD_CLOEXEC, std::max(o.extra_fd_as, STDERR_FILENO) + 1);
+  ok = ok && place_fd(o.stdin_fd >= 0 ? o.stdin_fd : null_fd, 0);
   if (o.stdout_fd >= 0) ok = ok && place_fd(o.stdout_fd, 1);
   if (o.stderr_fd >= 0) ok = ok && place_fd(o.stderr_fd, 2);
   if (o.extra_fd >= 0) ok = ok && place_fd(o.extra_fd, o.extra_fd_as);
-  ok = ok && set_mounts(o);
   if (ok) ::execvpe(image.argv[0], image.argv.data(), image.env.data());
   int e = errno;
   (void)!::write(error_fd, &e, sizeof e);

@@ -68,6 +68,23 @@ TEST_F(SysTest, ChildIsKilledWhenDropped) {
   EXPECT_TRUE(process_ended(pid));
 }
 
+// The namespace's descriptor is the very number that the program is to get another one under.
+TEST_F(SysTest, ChildJoinsMountsBeforeItsDescriptorsArePlaced) {
+  if (::geteuid() != 0) GTEST_SKIP() << "joining a mount namespace needs root";
+  auto ns = open_file("/proc/self/ns/mnt", O_RDONLY);
+  auto root = open_file("/", O_RDONLY | O_DIRECTORY);
+  auto content = open_file("/proc/self/comm", O_RDONLY);
+  ASSERT_TRUE(ns && root && content);
+  Child::Options options{.argv = {"sh", "-c", fmt::format("read name <&{} && test -n \"$name\"", ns->get())}};
+  options.mount_namespace = ns->get();
+  options.root = root->get();
+  options.extra_fd = content->get();
+  options.extra_fd_as = ns->get();
+  auto child = Child::spawn(options);
+  ASSERT_TRUE(child) << child.error().message();
+  EXPECT_EQ(*child->wait(Deadline::in(milliseconds(5000))), 0);
+}
+
 TEST_F(SysTest, FilesAreWrittenWholeOrNotAtAll) {
   std::string path = dir_ + "/a";
   ASSERT_TRUE(write_file_atomic(path, "one"));
