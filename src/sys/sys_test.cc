@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/process.h"
+#include "sys/task_tree.h"
 
 namespace transship::sys {
 namespace {
@@ -108,6 +110,20 @@ TEST_F(SysTest, FindsCgroup2InMountinfo) {
   EXPECT_EQ(*cgroup2_mount(dir_ + "/i"), "/sys/fs/cgroup/unified");
   ASSERT_TRUE(write_file_atomic(dir_ + "/j", "30 20 0:26 / / rw - ext4 /dev/vda rw\n"));
   EXPECT_EQ(cgroup2_mount(dir_ + "/j").error().code(), Errc::kKernelFeatureMissing);
+}
+
+// A process that was just restored has nothing of its shared memory in its page tables.
+TEST_F(SysTest, SharedMemoryThatNobodyHasTouchedCounts) {
+  constexpr size_t kBytes = 8U << 20;
+  auto before = inspect_tasks(::getpid(), {});
+  ASSERT_TRUE(before) << before.error().message();
+  Fd memory(::memfd_create("sys-test", MFD_CLOEXEC));
+  ASSERT_TRUE(write_all(memory.get(), std::string(kBytes, 'x')));
+  auto after = inspect_tasks(::getpid(), {});
+  ASSERT_TRUE(after) << after.error().message();
+  EXPECT_GE(after->shared_bytes, before->shared_bytes + kBytes);
+  EXPECT_LT(after->shared_bytes, before->shared_bytes + 2 * kBytes);
+  EXPECT_GE(after->memory_bytes, after->shared_bytes);
 }
 
 }  // namespace

@@ -41,6 +41,8 @@ constexpr AnonInode kAnonInodes[] = {
     {"seccomp notify", Trait::kSeccompNotify},
 };
 
+constexpr uint64_t kBlock = 512;  // st_blocks counts these, whatever the file system
+
 bool is_harmless_device(std::string_view path) {
   static constexpr std::string_view kFine[] = {"/dev/null",   "/dev/zero",    "/dev/full",
                                                "/dev/random", "/dev/urandom", "/dev/kmsg"};
@@ -58,6 +60,14 @@ bool is_memory_object(std::string_view path) {
   return false;
 }
 
+// All of it: what no process has mapped, or has not touched since it was mapped, is in nobody's resident memory.
+void count_memory_object(TaskProbe& probe, std::string_view shown, const std::string& through) {
+  struct stat s{};
+  if (shown.starts_with("/anon_hugepage") || ::stat(through.c_str(), &s) != 0 || !S_ISREG(s.st_mode)) return;
+  if (probe.counted_files.insert(fmt::format("{}:{}", s.st_dev, s.st_ino)).second)
+    probe.shared_object_bytes += static_cast<uint64_t>(s.st_blocks) * kBlock;
+}
+
 void note_terminal(TaskProbe& probe, pid_t pid, const std::string& target, const FdInfo& info) {
   if (info.tty_index >= 0)
     probe.terminal_masters.insert(info.tty_index);
@@ -73,7 +83,7 @@ bool is_device_file(const std::string& through, const std::string& shown) {
 
 void probe_path(TaskProbe& probe, pid_t pid, const std::string& target, const std::string& through, const FdInfo& info,
                 const std::vector<MountEntry>& mounts) {
-  if (is_memory_object(target)) return;
+  if (is_memory_object(target)) return count_memory_object(probe, target, through);
   if (target.starts_with("/secretmem")) return probe.note(Trait::kOtherAnonInode, pid, "secret memory (memfd_secret)");
   bool device = is_device_file(through, target);
   bool known_mount = std::ranges::any_of(mounts, [&](const MountEntry& m) { return m.id == info.mount_id; });
@@ -149,7 +159,6 @@ void note_deleted(TaskProbe& probe, pid_t pid, const std::string& shown, const s
   if (::stat(through.c_str(), &s) != 0) return probe.note(Trait::kGhostFile, pid, shown);
   if (!S_ISREG(s.st_mode)) return;
   if (!probe.counted_files.insert(fmt::format("{}:{}", s.st_dev, s.st_ino)).second) return;
-  constexpr uint64_t kBlock = 512;  // st_blocks counts these, whatever the file system
   bool linked = s.st_nlink > 0;
   probe.note(linked ? Trait::kLinkedGhost : Trait::kGhostFile, pid,
              shown.substr(0, shown.size() - (shown.ends_with(kDeleted) ? kDeleted.size() : 0)),
@@ -193,7 +202,9 @@ void probe_mappings(TaskProbe& probe, pid_t pid) {
     } else if (path.starts_with("/dev/") && !is_harmless_device(path) && !is_memory_object(path) &&
                is_device_file(probe.path(pid, fmt::format("map_files/{:x}-{:x}", m.start, m.end)), m.path)) {
       probe.note(Trait::kDevice, pid, fmt::format("mapped {}", path));
-    } else if (path.starts_with('/') && path.ends_with(kDeleted) && !is_memory_object(path)) {
+    } else if (is_memory_object(path)) {
+      count_memory_object(probe, path, probe.path(pid, fmt::format("map_files/{:x}-{:x}", m.start, m.end)));
+    } else if (path.starts_with('/') && path.ends_with(kDeleted)) {
       note_deleted(probe, pid, m.path, probe.path(pid, fmt::format("map_files/{:x}-{:x}", m.start, m.end)));
     }
   }
@@ -217,6 +228,13 @@ void probe_memory(TaskProbe& probe, pid_t pid) {
   probe.out.anonymous_bytes += anonymous + bytes("SwapPss");
   probe.out.shared_bytes += shared;
   if (hugetlb > 0 && probe.out.find(Trait::kHugetlb) == nullptr) probe.note(Trait::kHugetlb, pid, "resident", hugetlb);
+}
+
+void finish_memory(TaskProbe& probe) {
+  auto& out = probe.out;
+  if (probe.shared_object_bytes <= out.shared_bytes) return;
+  out.memory_bytes += probe.shared_object_bytes - out.shared_bytes;
+  out.shared_bytes = probe.shared_object_bytes;
 }
 
 void probe_tmpfs(TaskProbe& probe) {

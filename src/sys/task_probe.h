@@ -24,7 +24,8 @@ struct TaskProbe {
   std::map<pid_t, char> states;
   std::map<uint64_t, pid_t> sockets;                // inode -> one process that has it
   std::map<uint64_t, std::string> socket_protocol;  // inode -> "TCP", "UNIX-STREAM"…
-  std::set<std::string> counted_files;              // "dev:inode" of ghosts, so that each counts once
+  std::set<std::string> counted_files;              // "dev:inode" of ghosts and shared memory, so that each counts once
+  uint64_t shared_object_bytes = 0;                 // that they hold
   std::set<int64_t> terminal_masters;
   std::vector<std::pair<pid_t, std::string>> terminal_slaves;
 
@@ -41,6 +42,7 @@ void probe_descriptors(TaskProbe& probe, pid_t pid);
 void probe_mappings(TaskProbe& probe, pid_t pid);
 void probe_memory(TaskProbe& probe, pid_t pid);
 // After all processes.
+void finish_memory(TaskProbe& probe);
 void probe_tmpfs(TaskProbe& probe);
 void probe_sockets(TaskProbe& probe);
 

@@ -160,6 +160,7 @@ Result<TaskFindings> inspect_tasks(pid_t init, const std::vector<pid_t>& pids, c
     probe_mappings(probe, pid);
     probe_memory(probe, pid);
   }
+  finish_memory(probe);
   probe_host_namespaces(probe);
   probe_terminals(probe);
   probe_sockets(probe);
