@@ -1,11 +1,16 @@
 #include "criu/image_file.h"
 
+#include <dirent.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <unordered_set>
+
+#include "base/text.h"
 
 namespace transship::criu {
 namespace {
@@ -18,6 +23,9 @@ constexpr uint32_t kStatusVdso = 1U << 3;
 constexpr uint32_t kStatusVvar = 1U << 12;
 constexpr uint32_t kStatusGuard = 1U << 16;
 constexpr uint32_t kMaxPid = 1U << 22;
+constexpr size_t kMaxSharedObjects = 65536;
+constexpr std::string_view kSharedPrefix = "pagemap-shmem-";
+constexpr std::string_view kSuffix = ".img";
 
 // Image files are little-endian, as are the machines that CRIU runs on and we are built for.
 bool take_u32(std::string_view& rest, uint32_t& value) {
@@ -159,6 +167,27 @@ Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::strin
   return pids;
 }
 
+Result<std::set<uint64_t>> list_shared_objects(int directory) {
+  TS_TRY_ASSIGN(Fd own, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
+  std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(own.get()), ::closedir);
+  if (!list) return fail_errno(errno, "list the images");
+  (void)own.release();  // the list's now
+  std::set<uint64_t> ids;
+  while (const dirent* entry = ::readdir(list.get())) {
+    std::string_view name = entry->d_name;
+    if (!name.starts_with(kSharedPrefix) || !name.ends_with(kSuffix)) continue;
+    auto digits = name.substr(kSharedPrefix.size(), name.size() - kSharedPrefix.size() - kSuffix.size());
+    TS_TRY_ASSIGN(uint64_t id, parse_u64(digits, fmt::format("id in {}", name)));
+    ids.insert(id);
+    if (ids.size() > kMaxSharedObjects) return fail(Errc::kCorrupt, "there are too many shared memory objects");
+  }
+  return ids;
+}
+
+std::string shared_pagemap_name(uint64_t id) { return fmt::format("{}{}{}", kSharedPrefix, id, kSuffix); }
+
+std::string pages_name(uint32_t pages_id) { return fmt::format("pages-{}{}", pages_id, kSuffix); }
+
 Result<std::string> read_image(int directory, const std::string& name, size_t limit) {
   // Not blocking: the name could be that of a pipe.
   TS_TRY_ASSIGN(Fd fd, open_at(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
@@ -181,6 +210,17 @@ Result<> write_image(int directory, const std::string& name, std::string_view by
     return std::unexpected(std::move(written).error().context(fmt::format("write {}", name)));
   }
   if (::renameat(directory, beside.c_str(), directory, name.c_str()) < 0) return fail_errno(errno, "rename {}", beside);
+  return {};
+}
+
+Result<> copy_content(int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t size) {
+  auto in = static_cast<off_t>(from_offset), out = static_cast<off_t>(to_offset);
+  while (size > 0) {
+    ssize_t n = retry_eintr([&] { return ::copy_file_range(from, &in, to, &out, size, 0); });
+    if (n < 0) return fail_errno(errno, "copy {} bytes", size);
+    if (n == 0) return fail(Errc::kCorrupt, "it ends {} bytes too early", size);
+    size -= static_cast<uint64_t>(n);
+  }
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,9 +55,16 @@ bool can_be_lazy(const img::Vma& vma);
 // Pids of all processes, zombies included, in the order of the file; positive, each once.
 Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::string_view name);
 
+// Shared memory objects that have a pagemap in `directory`: their numbers are in no list of CRIU's.
+Result<std::set<uint64_t>> list_shared_objects(int directory);
+std::string shared_pagemap_name(uint64_t id);
+std::string pages_name(uint32_t pages_id);
+
 // A regular file of `directory`, whole; symbolic links are not followed. kNotFound when it is not there.
 Result<std::string> read_image(int directory, const std::string& name, size_t limit = kMaxImageBytes);
 // Replaces the file by way of another one beside it.
 Result<> write_image(int directory, const std::string& name, std::string_view bytes);
+// From one file to another, within the kernel. kCorrupt: the first one ends too early.
+Result<> copy_content(int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t size);
 
 }  // namespace transship::criu

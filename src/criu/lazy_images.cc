@@ -1,11 +1,9 @@
 #include "criu/lazy_images.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
 #include <set>
 
 #include "base/text.h"
@@ -14,12 +12,7 @@
 namespace transship::criu {
 namespace {
 
-constexpr size_t kMaxSharedObjects = 65536;
 constexpr size_t kCopyBytes = 1U << 20;
-constexpr std::string_view kSharedPrefix = "pagemap-shmem-";
-constexpr std::string_view kSuffix = ".img";
-
-std::string pages_name(uint32_t id) { return fmt::format("pages-{}.img", id); }
 
 // One pagemap of the directory, and what becomes of it.
 struct Space {
@@ -44,24 +37,6 @@ struct Directory {
   Result<> fill(const Space& s, PageSource& source) const;
   LazyPlan result();
 };
-
-// Shared objects by their files: the numbers are in no list of CRIU's.
-Result<std::set<uint64_t>> shared_ids(int directory) {
-  TS_TRY_ASSIGN(Fd own, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
-  std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(own.get()), ::closedir);
-  if (!list) return fail_errno(errno, "list the images");
-  (void)own.release();  // the list's now
-  std::set<uint64_t> ids;
-  while (const dirent* entry = ::readdir(list.get())) {
-    std::string_view name = entry->d_name;
-    if (!name.starts_with(kSharedPrefix) || !name.ends_with(kSuffix)) continue;
-    auto digits = name.substr(kSharedPrefix.size(), name.size() - kSharedPrefix.size() - kSuffix.size());
-    TS_TRY_ASSIGN(uint64_t id, parse_u64(digits, fmt::format("id in {}", name)));
-    ids.insert(id);
-    if (ids.size() > kMaxSharedObjects) return fail(Errc::kCorrupt, "there are too many shared memory objects");
-  }
-  return ids;
-}
 
 Result<> Directory::place(Space& s, img::PagemapEntry entry, bool lazy) {
   bool present = (entry.flags() & kPagePresent) != 0;
@@ -142,25 +117,14 @@ Result<> Directory::load() {
   TS_TRY_ASSIGN(auto tree, read_image(fd.get(), "pstree.img"));
   TS_TRY_ASSIGN(auto pids, parse_process_tree(tree, "pstree.img"));
   for (pid_t pid : pids) TS_TRY(add_task(pid));
-  TS_TRY_ASSIGN(auto ids, shared_ids(fd.get()));
-  for (uint64_t id : ids) TS_TRY(add_shared(id, fmt::format("{}{}{}", kSharedPrefix, id, kSuffix)));
+  TS_TRY_ASSIGN(auto ids, list_shared_objects(fd.get()));
+  for (uint64_t id : ids) TS_TRY(add_shared(id, shared_pagemap_name(id)));
   return {};
 }
 
 LazyPlan Directory::result() {
   for (auto& s : spaces) totals.spaces.push_back(std::move(s.missing));
   return std::move(totals);
-}
-
-Result<> copy_bytes(int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t size) {
-  auto in = static_cast<off_t>(from_offset), out = static_cast<off_t>(to_offset);
-  while (size > 0) {
-    ssize_t n = retry_eintr([&] { return ::copy_file_range(from, &in, to, &out, size, 0); });
-    if (n < 0) return fail_errno(errno, "copy {} bytes", size);
-    if (n == 0) return fail(Errc::kCorrupt, "it ends {} bytes too early", size);
-    size -= static_cast<uint64_t>(n);
-  }
-  return {};
 }
 
 // The old pages file of `s`, checked to be long enough; empty when CRIU wrote no page.
@@ -188,7 +152,7 @@ Result<> merge_pages(const Space& s, int old_pages, int new_pages, PageSource& s
       TS_TRY(source.write_to(new_pages, written, s.space, *eager));
       ++eager;
     } else {
-      TS_TRY(copy_bytes(old_pages, taken, new_pages, written, size));
+      TS_TRY(copy_content(old_pages, taken, new_pages, written, size));
       taken += size;
     }
     written += size;

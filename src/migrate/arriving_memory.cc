@@ -96,8 +96,11 @@ Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
 }
 
 Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {
+  auto begin = Clock::now();
   StoreSource source(store_);
   TS_TRY_ASSIGN(auto plan, criu::prepare_lazy_restore(images_dir, source, store_.byte_limit()));
+  TS_LOG_INFO("images completed pages={} lazy_pages={} us={}", plan.eager_pages, plan.lazy_pages,
+              std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
   for (const auto& s : plan.spaces) {
     if (s.space.shared) continue;
     Expected expected{{memory::SpaceKind::kTask, s.space.id}, {}};
@@ -165,6 +168,9 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
 }
 
 Result<> ArrivingMemory::wait_filled(Deadline deadline, const Cancel& cancel) {
+  // CRIU has restored those; giving their memory back takes time that was better spent after the switch.
+  for (const auto& space : store_.spaces())
+    if (space.kind == memory::SpaceKind::kShared) store_.drop(space);
   return pager_->wait_done(deadline, cancel);
 }
 

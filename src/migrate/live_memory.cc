@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "criu/lazy_images.h"
+#include "criu/shared_images.h"
 #include "memory/track/address_space.h"
 #include "migrate/channels.h"
 
@@ -18,6 +19,9 @@ constexpr milliseconds kAtGateLimit{1500};
 constexpr milliseconds kArmingPause{10};
 // The destination's engine needs about that long to the gate.
 constexpr double kArmLeadSeconds = 0.6;
+// Of shared memory, in post-copy; fewer when there is little left to send, or it does not get less.
+constexpr int kRoundsAhead = 5;
+constexpr uint64_t kFewPages = 512;
 // Our own images: no limit that a container could reach.
 constexpr uint64_t kAnyMemory = 1ULL << 46;
 
@@ -27,7 +31,12 @@ wire::Buffer& as_buffer(std::vector<std::byte>& frame) { return frame; }
 
 LiveMemory::LiveMemory(const sys::Cgroup& cgroup, Settings settings, wire::LaneSender& lanes, Reporter& reporter,
                        Cancel cancel)
-    : cgroup_(cgroup), settings_(std::move(settings)), lanes_(lanes), reporter_(reporter), cancel_(std::move(cancel)) {
+    : cgroup_(cgroup),
+      settings_(std::move(settings)),
+      lanes_(lanes),
+      reporter_(reporter),
+      cancel_(std::move(cancel)),
+      shared_(memory::tasks_of(cgroup_)) {
   memory::PageSenderOptions options;
   options.compression = settings_.options.compress;
   options.link_bytes_per_second = settings_.link_bytes_per_second;
@@ -84,12 +93,52 @@ Result<uint64_t> LiveMemory::send_round(bool frozen) {
   sent_pages_ = 0;
   auto sink = [this](const memory::PageRuns& runs) { return send_run(runs); };
   TS_TRY_ASSIGN(auto found, frozen ? tracker_->last_round(sink, cancel_) : tracker_->round(sink, cancel_));
+  TS_TRY_ASSIGN(uint64_t shared, send_shared(frozen));
+  TS_TRY(end_round());
+  return found.pages + shared;
+}
+
+// In every round: a page that is written all the time must count in every one of them, or the end is not foreseen.
+Result<uint64_t> LiveMemory::send_shared(bool frozen) {
+  if (shared_complete_) return 0;
+  auto sink = [this](const memory::PageBlock& block) { return send_block(block); };
+  TS_TRY_ASSIGN(auto found, shared_.round(sink, cancel_));
+  shared_complete_ = frozen;
+  if (found.objects > 0)
+    TS_LOG_INFO("shared memory objects={} pages_read={} pages_sent={} us={} frozen={}", found.objects, found.pages_read,
+                found.pages, found.took.count(), frozen);
+  return found.pages;
+}
+
+Result<> LiveMemory::end_round() {
   TS_TRY_ASSIGN(auto sent, sender_->finish_round(Deadline::in(kFlushLimit)));
   stats_.pages += sent.pages;
   stats_.zero_pages += sent.zero_pages;
   stats_.compression = sent.compression;
-  TS_TRY(lanes_.flush(Deadline::in(kFlushLimit)));
-  return found.pages;
+  return lanes_.flush(Deadline::in(kFlushLimit));
+}
+
+Result<> LiveMemory::send_shared_ahead() {
+  uint64_t before = UINT64_MAX;
+  for (int i = 0; i < kRoundsAhead; ++i) {
+    sent_pages_ = 0;
+    TS_TRY_ASSIGN(uint64_t pages, send_shared(/*frozen=*/false));
+    TS_TRY(end_round());
+    if (pages <= kFewPages || pages > before / 2) break;  // no use in going on
+    before = pages;
+  }
+  return {};
+}
+
+Result<> LiveMemory::leave_out_shared(const std::string& images_dir, const std::string& spare_dir) {
+  auto held = [this](uint64_t id, criu::ImageRange range) {
+    std::vector<criu::ImageRange> parts;
+    for (const auto& r : shared_.sent(id, {range.address, range.pages})) parts.push_back({r.address, r.pages});
+    return parts;
+  };
+  TS_CHECK(shared_complete_);
+  TS_TRY_CTX(criu::leave_out_shared(images_dir, spare_dir, held), "shared memory in CRIU's images");
+  return {};
 }
 
 Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm) {
@@ -149,7 +198,10 @@ Result<> LiveMemory::last_round(const ArmControl& arm) {
 }
 
 Result<> LiveMemory::tell_stale() {
-  if (!tracker_) return {};  // nothing has been sent
+  TS_TRY_ASSIGN(uint64_t shared, send_shared(/*frozen=*/true));
+  TS_TRY(end_round());
+  stats_.bytes_last_round += shared * memory::kPageBytes;
+  if (!tracker_) return {};  // nothing else has been sent
   std::vector<std::byte> frame;
   auto sink = [&](const memory::PageRuns& runs) -> Result<> {
     memory::PageBatch batch{runs.space, {}, {}};

@@ -8,6 +8,7 @@
 
 #include "memory/page_sender.h"
 #include "memory/track/page_reader.h"
+#include "memory/track/shared_objects.h"
 #include "memory/track/tracker.h"
 #include "migrate/memory_options.h"
 #include "migrate/reporter.h"
@@ -54,18 +55,28 @@ class LiveMemory {
   Result<bool> pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm);
   // Just before the freeze.
   Result<> end_throttle();
-  // The container is frozen: sends what has changed. May be called again for what somebody (CRIU) has written since.
+  // In post-copy, instead of pre_copy(): what the processes share must be there when CRIU restores, so it is sent
+  // ahead.
+  Result<> send_shared_ahead();
+  // The container is frozen: sends what has changed. May be called again for what somebody (CRIU) has written since to
+  // private memory; shared memory is only looked at the first time.
   // `arm` is started when the end is near.
   Result<> last_round(const ArmControl& arm);
   // Instead: the container is frozen, and what has changed is to follow later. What came of it is not to be used.
+  // Shared memory is sent all the same.
   Result<> tell_stale();
   // And, after the dump: what CRIU itself has to find when it restores. `images_dir`: of that dump.
   Result<> send_eager(const std::string& images_dir);
+  // After the dump and one of the last rounds: shared memory that was sent does not travel in CRIU's images as well.
+  // `spare_dir`: on their file system. Any thread, while no other call is under way.
+  Result<> leave_out_shared(const std::string& images_dir, const std::string& spare_dir);
   LiveMemoryStats stats() const;
 
  private:
   Result<> start_tracker(bool running);
   Result<uint64_t> send_round(bool frozen);
+  Result<uint64_t> send_shared(bool frozen);
+  Result<> end_round();
   Result<> send_run(const memory::PageRuns& runs);
   Result<> send_block(const memory::PageBlock& block);
   Result<> slow_down(uint32_t percent);
@@ -80,6 +91,8 @@ class LiveMemory {
   const Cancel cancel_;
   std::unique_ptr<memory::DirtyTracker> tracker_;
   memory::PageReader reader_;
+  memory::SharedObjects shared_;
+  bool shared_complete_ = false;  // sent as it was when frozen
   std::unique_ptr<memory::PageSender> sender_;
   std::unique_ptr<sys::Throttle> throttle_;
   const ArmControl* arm_ = nullptr;  // in last_round

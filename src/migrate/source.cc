@@ -136,11 +136,13 @@ Result<> SourceMove::reserve() {
   const auto& s = planned_.survey;
   r.set_move_id(id());
   *r.mutable_container() = to_facts(s.container);
-  r.set_memory_bytes(s.tasks.memory_bytes);
   live_ = services_.settings.memory_method.method != criu::MemoryMethod::kFull;
   r.set_live_memory(live_);
   r.set_images_bytes(images_reserve(s.tasks, live_));
-  // It grows while it runs; pages that have arrived and the container's own are the same memory.
+  // Pages that have arrived and the container's own are the same memory, but for shared ones: those are in the images
+  // as well until it runs, and the store keeps them as long.
+  r.set_memory_bytes(s.tasks.memory_bytes + (live_ ? s.tasks.shared_bytes : 0));
+  // It grows while it runs.
   if (live_) r.set_page_bytes(s.tasks.memory_bytes + s.tasks.memory_bytes / 4 + (64U << 20));
   // Twice the difference: it is measured now and copied later. The image only when it is not there.
   r.set_storage_bytes(2 * planned_.rootfs.bytes + (64U << 20) +

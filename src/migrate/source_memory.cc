@@ -36,6 +36,7 @@ Result<> SourceMove::copy_memory() {
   }
   if (request_.memory.mode == plan::MemoryMode::kPostCopy) {
     follow_ = true;
+    TS_TRY(memory_->send_shared_ahead());
   } else {
     auto attached = memory_->attach();
     // Without a way to follow its writes, auto falls back on what always works.

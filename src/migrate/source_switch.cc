@@ -34,6 +34,7 @@ Result<> SourceMove::get_ready() {
   TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::create(directory_, memory - memory / 16));
   TS_TRY(sys::make_dirs(directory_ + "/images"));
   TS_TRY(sys::make_dirs(directory_ + "/work"));
+  TS_TRY(sys::make_dirs(directory_ + "/spare"));
   TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
@@ -97,7 +98,7 @@ Result<> SourceMove::freeze_and_dump() {
     images_->start();
   TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
   reporter_.gap_part("dump");
-  return images_->dump_done();
+  return {};
 }
 
 void SourceMove::undo_freeze() {
@@ -141,11 +142,15 @@ Result<> SourceMove::transfer() {
   applied.mutable_rootfs_applied()->set_last(true);
   TS_TRY(call(applied, kRoundLimit));
   reporter_.gap_part("rootfs");
-  TS_TRY_ASSIGN(files_, images_->finish());
   if (live_) {
     memory_thread_.join();
     TS_TRY_CTX(memory_outcome_, "memory that changed since the last round");
+    TS_TRY(memory_->leave_out_shared(directory_ + "/images", directory_ + "/spare"));
     reporter_.gap_part("memory");
+  }
+  TS_TRY(images_->dump_done());
+  TS_TRY_ASSIGN(files_, images_->finish());
+  if (live_) {
     // CRIU has written to it as well, in its own way and until now.
     TS_TRY(follow_ ? memory_->send_eager(directory_ + "/images") : memory_->last_round({}));
     memory_stats_ = memory_->stats();

@@ -194,6 +194,7 @@ Result<> SharedObjects::read_object(Object& object, int fd, Pass& pass) {
 
 Result<SharedRoundStats> SharedObjects::round(const PageBlockSink& sink, const Cancel& cancel) {
   auto begin = Clock::now();
+  ++rounds_;
   TS_TRY(discover());
   Pass pass{sink, cancel};
   for (auto& [inode, object] : objects_) {
@@ -202,10 +203,27 @@ Result<SharedRoundStats> SharedObjects::round(const PageBlockSink& sink, const C
     if (!fd) return std::unexpected(std::move(fd).error().context(fmt::format("open shared memory {}", inode)));
     pass.space = {SpaceKind::kShared, inode};
     TS_TRY(read_object(object, fd->get(), pass));
+    object.read_in = rounds_;
     ++pass.stats.objects;
   }
   pass.stats.took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
   return pass.stats;
+}
+
+std::vector<PageRange> SharedObjects::sent(uint64_t inode, PageRange range) const {
+  std::vector<PageRange> found;
+  auto object = objects_.find(inode);
+  if (object == objects_.end() || object->second.read_in != rounds_) return found;
+  const auto& chunks = object->second.chunks;
+  uint64_t end = range.end() / kPageBytes;
+  for (uint64_t page = range.address / kPageBytes; page < end;) {
+    uint64_t next = std::min(end, (page / kChunkPages + 1) * kChunkPages);
+    auto chunk = chunks.find(page / kChunkPages);
+    for (; chunk != chunks.end() && page < next; ++page)
+      if (chunk->second->sent[page % kChunkPages] != Hash{}) append_range(found, page * kPageBytes, 1);
+    page = next;
+  }
+  return found;
 }
 
 }  // namespace transship::memory

@@ -36,6 +36,9 @@ class SharedObjects {
   // object is named {kShared, inode}: the number that CRIU uses as its shmid. One that nobody has any more is
   // forgotten. After an error what was not sent counts as sent: start anew.
   Result<SharedRoundStats> round(const PageBlockSink& sink, const Cancel& cancel);
+  // Of `range` in the object `inode`: what is sent, as the latest round saw it. Ascending. Nothing of an object that
+  // the latest round has not read: what was sent of it earlier may have changed.
+  std::vector<PageRange> sent(uint64_t inode, PageRange range) const;
   // As of the latest round: objects that are not read here, and why. CRIU dumps them.
   const std::vector<Untracked>& findings() const { return findings_; }
 
@@ -54,6 +57,7 @@ class SharedObjects {
   struct Object {
     std::vector<std::string> paths;  // any of them leads to it
     bool system_v = false;
+    uint64_t read_in = 0;  // the latest round that read it
     std::unordered_map<uint64_t, std::unique_ptr<Chunk>> chunks;
   };
   struct Pass;
@@ -67,6 +71,7 @@ class SharedObjects {
   Result<> send_holes(Object& object, Pass& pass);
   TaskGroup group_;
   uint64_t device_ = 0;  // of the kernel's own tmpfs; 0: not known yet
+  uint64_t rounds_ = 0;
   std::map<uint64_t, Object> objects_;
   std::vector<Untracked> findings_;
   std::vector<std::byte> buffer_;

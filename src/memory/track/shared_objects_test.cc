@@ -121,6 +121,32 @@ TEST_F(SharedObjectsTest, SystemVIsNamedByItsIdentifier) {
   EXPECT_EQ(round(static_cast<uint64_t>(segment)), Pages{});
 }
 
+TEST_F(SharedObjectsTest, KnowsWhatWasSent) {
+  auto* memory = map(-1);
+  for (uint64_t page : {5, 7, 8, 550}) put(memory, page, page);
+  uint64_t inode = inode_at(memory);
+  (void)round(inode);
+  using Ranges = std::vector<PageRange>;
+  EXPECT_EQ(objects_.sent(inode, {0, kPages}),
+            (Ranges{{5 * kPageBytes, 1}, {7 * kPageBytes, 2}, {550 * kPageBytes, 1}}));
+  EXPECT_EQ(objects_.sent(inode, {6 * kPageBytes, 2}), (Ranges{{7 * kPageBytes, 1}}));
+  EXPECT_EQ(objects_.sent(inode + 1, {0, kPages}), Ranges{});
+  ASSERT_EQ(::madvise(memory + 7 * kPageBytes, kPageBytes, MADV_REMOVE), 0);
+  (void)round(inode);
+  EXPECT_EQ(objects_.sent(inode, {0, 512}), (Ranges{{5 * kPageBytes, 1}, {8 * kPageBytes, 1}}));
+}
+
+TEST_F(SharedObjectsTest, WhatTheLatestRoundDidNotReadIsNotSent) {
+  auto* memory = map(-1);
+  put(memory, 5, 5);
+  uint64_t inode = inode_at(memory);
+  (void)round(inode);
+  auto full = [](const PageBlock&) -> Result<> { return fail(Errc::kNoSpace, "full"); };
+  put(memory, 6, 6);
+  EXPECT_FALSE(objects_.round(full, cancel_));
+  EXPECT_TRUE(objects_.sent(inode, {0, kPages}).empty());
+}
+
 TEST_F(SharedObjectsTest, MappedFilesAreNotMemory) {
   std::string path = ::testing::TempDir() + fmt::format("/mapped-{}", ::getpid());
   auto file = open_file(path, O_RDWR | O_CREAT, 0600);
