@@ -28,6 +28,9 @@ TEXT
 in_chroot apt-get update
 in_chroot apt-get install -y --no-install-recommends criu
 
+# Debian's package makes a database at once, which nobody here asks for anything.
+rm -rf "$root"/etc/postgresql/17 "$root"/var/lib/postgresql/17
+
 # Where ./dev mounts things; see its head.
 mkdir -p "$root"/src "$root"/var/cache/ccache "$root"/var/lib/transship-{lab,root,images}
 # The machine's names and resolvers are not part of a pristine root.
