@@ -89,10 +89,10 @@ Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
 }
 
 // The number of pages found dirty.
-Result<uint64_t> LiveMemory::send_round(bool frozen) {
+Result<uint64_t> LiveMemory::send_round(Look look, bool frozen) {
   sent_pages_ = 0;
   auto sink = [this](const memory::PageRuns& runs) { return send_run(runs); };
-  TS_TRY_ASSIGN(auto found, frozen ? tracker_->last_round(sink, cancel_) : tracker_->round(sink, cancel_));
+  TS_TRY_ASSIGN(auto found, ((*tracker_).*look)(sink, cancel_));
   TS_TRY_ASSIGN(uint64_t shared, send_shared(frozen));
   TS_TRY(end_round());
   return found.pages + shared;
@@ -115,7 +115,7 @@ Result<> LiveMemory::end_round() {
   stats_.pages += sent.pages;
   stats_.zero_pages += sent.zero_pages;
   stats_.compression = sent.compression;
-  return lanes_.flush(Deadline::in(kFlushLimit));
+  return {};
 }
 
 Result<> LiveMemory::send_shared_ahead() {
@@ -124,6 +124,7 @@ Result<> LiveMemory::send_shared_ahead() {
     sent_pages_ = 0;
     TS_TRY_ASSIGN(uint64_t pages, send_shared(/*frozen=*/false));
     TS_TRY(end_round());
+    TS_TRY(flush());
     if (pages <= kFewPages || pages > before / 2) break;  // no use in going on
     before = pages;
   }
@@ -141,6 +142,9 @@ Result<> LiveMemory::leave_out_shared(const std::string& images_dir, const std::
   return {};
 }
 
+// Batches of one page in two rounds must not overtake each other.
+Result<> LiveMemory::flush() { return lanes_.flush(Deadline::in(kFlushLimit)); }
+
 Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm) {
   bool arming = false;
   std::optional<Clock::time_point> ready_since;
@@ -148,7 +152,8 @@ Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmC
     TS_TRY(cancel_.check());
     auto begin = Clock::now();
     uint64_t wire_before = lanes_.counters().wire_bytes;
-    TS_TRY_ASSIGN(uint64_t pages, send_round(/*frozen=*/false));
+    TS_TRY_ASSIGN(uint64_t pages, send_round(&memory::DirtyTracker::round, /*frozen=*/false));
+    TS_TRY(flush());
     rounds_.push_back({pages * memory::kPageBytes, lanes_.counters().wire_bytes - wire_before,
                        std::chrono::duration<double>(Clock::now() - begin).count()});
     stats_.rounds = static_cast<uint32_t>(rounds_.size());
@@ -190,10 +195,15 @@ Result<> LiveMemory::give_up(const plan::Convergence& c) const {
 Result<> LiveMemory::last_round(const ArmControl& arm) {
   if (!tracker_) TS_TRY(start_tracker(/*running=*/false));
   arm_ = &arm;
-  auto pages = send_round(/*frozen=*/true);
+  auto pages = send_round(&memory::DirtyTracker::last_round, /*frozen=*/true);
   arm_ = nullptr;
   TS_TRY(pages);
   stats_.bytes_last_round += *pages * memory::kPageBytes;
+  return flush();
+}
+
+Result<> LiveMemory::after_dump() {
+  TS_TRY(send_round(&memory::DirtyTracker::after_dump, /*frozen=*/true));
   return {};
 }
 

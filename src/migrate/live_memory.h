@@ -58,10 +58,10 @@ class LiveMemory {
   // In post-copy, instead of pre_copy(): what the processes share must be there when CRIU restores, so it is sent
   // ahead.
   Result<> send_shared_ahead();
-  // The container is frozen: sends what has changed. May be called again for what somebody (CRIU) has written since to
-  // private memory; shared memory is only looked at the first time.
-  // `arm` is started when the end is near.
+  // The container is frozen: sends what has changed, shared memory included. `arm` is started when the end is near.
   Result<> last_round(const ArmControl& arm);
+  // And, after the dump: what CRIU has written meanwhile. On its way when this returns: flush the lanes.
+  Result<> after_dump();
   // Instead: the container is frozen, and what has changed is to follow later. What came of it is not to be used.
   // Shared memory is sent all the same.
   Result<> tell_stale();
@@ -74,7 +74,9 @@ class LiveMemory {
 
  private:
   Result<> start_tracker(bool running);
-  Result<uint64_t> send_round(bool frozen);
+  using Look = Result<memory::RoundStats> (memory::DirtyTracker::*)(const memory::RunSink&, const Cancel&);
+  Result<uint64_t> send_round(Look look, bool frozen);
+  Result<> flush();
   Result<uint64_t> send_shared(bool frozen);
   Result<> end_round();
   Result<> send_run(const memory::PageRuns& runs);

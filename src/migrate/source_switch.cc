@@ -152,7 +152,7 @@ Result<> SourceMove::transfer() {
   TS_TRY_ASSIGN(files_, images_->finish());
   if (live_) {
     // CRIU has written to it as well, in its own way and until now.
-    TS_TRY(follow_ ? memory_->send_eager(directory_ + "/images") : memory_->last_round({}));
+    TS_TRY(follow_ ? memory_->send_eager(directory_ + "/images") : memory_->after_dump());
     memory_stats_ = memory_->stats();
   }
   TS_TRY(wait_armed());

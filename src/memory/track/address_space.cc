@@ -45,6 +45,7 @@ bool parse_line(std::string_view line, Vma& vma) {
   vma.path = line;
   vma.readable = rights[0] == 'r';
   vma.writable = rights[1] == 'w';
+  vma.executable = rights[2] == 'x';
   vma.shared = rights[3] == 's';
   return number(range.substr(0, dash), vma.start, 16) && number(range.substr(dash + 1), vma.end, 16) &&
          number(offset, vma.offset, 16) && number(device.substr(0, colon), vma.device_major, 16) &&

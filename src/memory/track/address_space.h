@@ -17,6 +17,7 @@ struct Vma {
   uint64_t end = 0;
   bool readable = false;
   bool writable = false;
+  bool executable = false;
   bool shared = false;
   uint64_t offset = 0;  // of its first byte in the file
   uint32_t device_major = 0;

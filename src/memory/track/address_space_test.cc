@@ -18,10 +18,19 @@ TEST(ParseVmas, EveryFieldOfALine) {
       "7f00aa000-7f00ab000 rw-s 00002000 fd:1f 4711                  /dev/shm/a name with spaces (deleted)\n"
       "5600000000-5600001000 ---p 00000000 00:00 0 \n");
   ASSERT_EQ(vmas.size(), 2U);
-  Vma file{0x7f00aa000, 0x7f00ab000, true, true, true,
-           0x2000,      0xfd,        0x1f, 4711, "/dev/shm/a name with spaces (deleted)"};
+  Vma file{0x7f00aa000,
+           0x7f00ab000,
+           true,
+           true,
+           false,
+           true,
+           0x2000,
+           0xfd,
+           0x1f,
+           4711,
+           "/dev/shm/a name with spaces (deleted)"};
   EXPECT_EQ(vmas[0], file);
-  EXPECT_EQ(vmas[1], (Vma{0x5600000000, 0x5600001000, false, false, false, 0, 0, 0, 0, ""}));
+  EXPECT_EQ(vmas[1], (Vma{0x5600000000, 0x5600001000, false, false, false, false, 0, 0, 0, 0, ""}));
 }
 
 TEST(ParseVmas, LinesThatMakeNoSenseAreSkipped) {

@@ -179,11 +179,10 @@ Result<RoundStats> ScanTracker::round(const RunSink& sink, const Cancel& cancel)
   return pass.stats;
 }
 
-Result<> ScanTracker::last_tracked(Task& task, const std::vector<Vma>& vmas, Pass& pass) {
-  pass.collector.begin(task);
+Result<> ScanTracker::scan_frozen(Task& task, const std::vector<Vma>& vmas, bool (*wanted)(const Vma&), Pass& pass) {
   for (const auto& vma : vmas) {
     TS_TRY(pass.cancel.check());
-    if (!is_private_memory(vma)) continue;
+    if (!wanted(vma)) continue;
     if (vma.inode != 0)
       TS_TRY(pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
         return task.pagemap->dropped(start, vma.end, max_pages, out);
@@ -192,6 +191,12 @@ Result<> ScanTracker::last_tracked(Task& task, const std::vector<Vma>& vmas, Pas
       return task.pagemap->written(start, vma.end, max_pages, out);
     }));
   }
+  return {};
+}
+
+Result<> ScanTracker::last_tracked(Task& task, const std::vector<Vma>& vmas, Pass& pass) {
+  pass.collector.begin(task);
+  TS_TRY(scan_frozen(task, vmas, is_private_memory, pass));
   for (const auto& recent : task.recent) TS_TRY(pass.collector.add(recent.ranges));
   TS_TRY(collect_always_dumped(vmas, pass.collector));
   return pass.collector.flush();
@@ -212,6 +217,20 @@ Result<RoundStats> ScanTracker::last_round(const RunSink& sink, const Cancel& ca
   Pass pass(sink, cancel);
   pass.stats.processes = static_cast<uint32_t>(tasks_.size());
   for (auto& [pid, task] : tasks_) TS_TRY(pass.collector.without_ended(last_of(task, pass)));
+  return pass.stats;
+}
+
+Result<> ScanTracker::touched_of(Task& task, Pass& pass) {
+  if (!task.untracked.empty() || !task.uffd.valid()) return collect_touched_by_dump(task, pass.collector, pass.cancel);
+  TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(task.reader));
+  pass.collector.begin(task);
+  TS_TRY(scan_frozen(task, vmas, may_be_touched_by_dump, pass));
+  return pass.collector.flush();
+}
+
+Result<RoundStats> ScanTracker::after_dump(const RunSink& sink, const Cancel& cancel) {
+  Pass pass(sink, cancel);
+  for (auto& [pid, task] : tasks_) TS_TRY(pass.collector.without_ended(touched_of(task, pass)));
   return pass.stats;
 }
 

@@ -14,6 +14,7 @@ class ScanTracker final : public DirtyTracker {
   ~ScanTracker() override { detach(); }
   Result<RoundStats> round(const RunSink& sink, const Cancel& cancel) override;
   Result<RoundStats> last_round(const RunSink& sink, const Cancel& cancel) override;
+  Result<RoundStats> after_dump(const RunSink& sink, const Cancel& cancel) override;
   std::vector<Untracked> findings() const override;
   void detach() noexcept override { tasks_.clear(); }
   TrackerKind kind() const override { return TrackerKind::kPagemapScan; }
@@ -41,6 +42,8 @@ class ScanTracker final : public DirtyTracker {
   static Result<> register_vma(Task& task, const Vma& vma, Pass& pass, bool& done);
   Result<> scan_vma(Task& task, const Vma& vma, Pass& pass);
   Result<> last_of(Task& task, Pass& pass);
+  Result<> scan_frozen(Task& task, const std::vector<Vma>& vmas, bool (*wanted)(const Vma&), Pass& pass);
+  Result<> touched_of(Task& task, Pass& pass);
   Result<> last_tracked(Task& task, const std::vector<Vma>& vmas, Pass& pass);
   bool shares_memory(const Task& task) const;
   TaskGroup group_;

@@ -102,6 +102,16 @@ Result<RoundStats> SoftDirtyTracker::last_round(const RunSink& sink, const Cance
   return stats;
 }
 
+// The marks were reset for the dump, or by it: they say nothing about it.
+Result<RoundStats> SoftDirtyTracker::after_dump(const RunSink& sink, const Cancel& cancel) {
+  RoundStats stats;
+  for (auto& [pid, task] : tasks_) {
+    RunCollector collector(sink, stats);
+    TS_TRY(collector.without_ended(collect_touched_by_dump(task, collector, cancel)));
+  }
+  return stats;
+}
+
 std::vector<Untracked> SoftDirtyTracker::findings() const {
   std::vector<Untracked> found;
   for (const auto& [pid, task] : tasks_) {

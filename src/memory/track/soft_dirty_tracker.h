@@ -12,6 +12,7 @@ class SoftDirtyTracker final : public DirtyTracker {
   explicit SoftDirtyTracker(TaskGroup group) : group_(std::move(group)) {}
   Result<RoundStats> round(const RunSink& sink, const Cancel& cancel) override;
   Result<RoundStats> last_round(const RunSink& sink, const Cancel& cancel) override;
+  Result<RoundStats> after_dump(const RunSink& sink, const Cancel& cancel) override;
   std::vector<Untracked> findings() const override;
   void detach() noexcept override { tasks_.clear(); }  // bits leave nothing to undo
   TrackerKind kind() const override { return TrackerKind::kSoftDirty; }

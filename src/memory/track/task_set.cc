@@ -100,18 +100,36 @@ Result<> RunCollector::add(std::span<const PageRange> ranges) {
   return {};
 }
 
-Result<> collect_whole(const TrackedTask& task, RunCollector& collector, const Cancel& cancel) {
-  TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(task.reader));
+namespace {
+
+Result<> collect_populated(const TrackedTask& task, const std::vector<Vma>& vmas, bool (*wanted)(const Vma&),
+                           RunCollector& collector, const Cancel& cancel) {
   TS_TRY_ASSIGN(Pagemap pagemap, Pagemap::open(task.reader));
   collector.begin(task);
   for (const auto& vma : vmas) {
     TS_TRY(cancel.check());
-    if (!is_private_memory(vma)) continue;
+    if (!wanted(vma)) continue;
     TS_TRY(collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, std::vector<PageRange>& out) {
       return pagemap.populated(start, vma.end, max_pages, out);
     }));
   }
+  return {};
+}
+
+}  // namespace
+
+Result<> collect_whole(const TrackedTask& task, RunCollector& collector, const Cancel& cancel) {
+  TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(task.reader));
+  TS_TRY(collect_populated(task, vmas, is_private_memory, collector, cancel));
   TS_TRY(collect_always_dumped(vmas, collector));
+  return collector.flush();
+}
+
+bool may_be_touched_by_dump(const Vma& vma) { return is_private_memory(vma) && (vma.executable || vma.inode != 0); }
+
+Result<> collect_touched_by_dump(const TrackedTask& task, RunCollector& collector, const Cancel& cancel) {
+  TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(task.reader));
+  TS_TRY(collect_populated(task, vmas, may_be_touched_by_dump, collector, cancel));
   return collector.flush();
 }
 

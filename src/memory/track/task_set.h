@@ -80,6 +80,9 @@ class RunCollector {
 
 // All that CRIU would put into the image: what a process that is not tracked is copied by.
 Result<> collect_whole(const TrackedTask& task, RunCollector& collector, const Cancel& cancel);
+// Where CRIU may write while it dumps: code, and what lies in files. Everything that is there.
+Result<> collect_touched_by_dump(const TrackedTask& task, RunCollector& collector, const Cancel& cancel);
+bool may_be_touched_by_dump(const Vma& vma);
 // Only what no tracker sees: [vdso], rings of libaio.
 Result<> collect_always_dumped(const std::vector<Vma>& vmas, RunCollector& collector);
 

@@ -24,6 +24,14 @@ class WholeTracker final : public DirtyTracker {
     }
     return stats;
   }
+  Result<RoundStats> after_dump(const RunSink& sink, const Cancel& cancel) override {
+    RoundStats stats;
+    for (auto& [pid, task] : tasks_) {
+      RunCollector collector(sink, stats);
+      TS_TRY(collector.without_ended(collect_touched_by_dump(task, collector, cancel)));
+    }
+    return stats;
+  }
   std::vector<Untracked> findings() const override {
     std::vector<Untracked> found;
     for (const auto& [pid, task] : tasks_)

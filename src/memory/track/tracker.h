@@ -76,6 +76,9 @@ class DirtyTracker {
   virtual Result<RoundStats> round(const RunSink& sink, const Cancel& cancel) = 0;
   // The container stands still, and does so until this returns. Also gives what can't be tracked, whole.
   virtual Result<RoundStats> last_round(const RunSink& sink, const Cancel& cancel) = 0;
+  // After last_round(), the container still frozen and CRIU done with its dump: pages that CRIU itself may have written
+  // meanwhile, or made (it runs its own code in the processes, in the place of theirs, and puts theirs back).
+  virtual Result<RoundStats> after_dump(const RunSink& sink, const Cancel& cancel) = 0;
   // As of the latest round.
   virtual std::vector<Untracked> findings() const = 0;
   // Leaves the processes as if they had never been tracked. Idempotent; the destructor does it too. Holds a process's
