@@ -52,6 +52,14 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
     how.lay_over = {o.work_dir + "/criu.kdat", kKdatFile};
     TS_TRY_CTX(write_patched_kdat(o.kdat, how.lay_over.first), "show CRIU a kernel that tracks memory");
   }
+  if (!o.tar.empty()) {
+    auto bin = o.work_dir + "/bin";
+    TS_TRY(sys::make_dirs(bin));
+    if (::symlink(o.tar.c_str(), (bin + "/tar").c_str()) != 0 && errno != EEXIST)
+      return fail_errno(errno, "link {}/tar", bin);
+    const char* path = ::secure_getenv("PATH");
+    how.env.push_back(fmt::format("PATH={}:{}", bin, path != nullptr ? path : "/usr/sbin:/usr/bin:/sbin:/bin"));
+  }
   return Worker::spawn(o.criu, how);
 }
 

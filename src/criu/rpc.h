@@ -24,6 +24,7 @@ Result<PacketSocketPair> make_packet_pair();
 class Worker {
  public:
   struct Options {
+    std::vector<std::string> env = {};                  // "NAME=value", in place of ours or added
     std::pair<std::string, std::string> lay_over = {};  // see sys::Child
     int mount_namespace = -1, root = -1;                // see sys::Child
   };

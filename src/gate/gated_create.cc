@@ -147,12 +147,14 @@ Result<> GatedCreate::start_runc() {
   TS_TRY_ASSIGN(auto bundle, engine::load_oci_bundle(line_.bundle));
   TS_TRY_ASSIGN(auto runc, real_runtime());
   TS_TRY_ASSIGN(auto criu, find_program("criu"));
-  // A directory with us as `criu`, first in runc's PATH.
+  // A directory with us as `criu` and `tar`, first in runc's PATH.
   auto bin = gate_dir_ + "/bin";
   TS_TRY(sys::make_dirs(bin));
-  std::error_code error;
-  std::filesystem::create_symlink(self_, bin + "/criu", error);
-  if (error && error != std::errc::file_exists) return fail_errno(error.value(), "link {}/criu", bin);
+  for (const auto* name : {"criu", "tar"}) {
+    std::error_code error;
+    std::filesystem::create_symlink(self_, fmt::format("{}/{}", bin, name), error);
+    if (error && error != std::errc::file_exists) return fail_errno(error.value(), "link {}/{}", bin, name);
+  }
   auto socket = gate_dir_ + "/criu.sock";
   (void)::unlink(socket.c_str());
   TS_TRY_ASSIGN(listener_, listen_at(socket));

@@ -131,6 +131,7 @@ Result<> SourceMove::start_dump() {
   TS_TRY_ASSIGN(criu::DumpOptions options, engine::dump_options(bundle, container.pid));
   options.criu = services_.settings.criu;
   options.images_dir = directory_ + "/images";
+  options.tar = services_.settings.runtime;
   if (live_) {
     options.memory = services_.settings.memory_method.method;
     options.kdat = services_.settings.memory_method.kdat;

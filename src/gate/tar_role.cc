@@ -1,0 +1,80 @@
+#include "gate/tar_role.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "gate/small_tar.h"
+
+namespace transship::gate {
+namespace {
+
+// The first `tar` in PATH that is not us.
+int become_real_tar(char** argv) {
+  const char* path = std::getenv("PATH");
+  struct stat own{};
+  (void)::stat("/proc/self/exe", &own);
+  for (const auto& dir : split(path != nullptr ? path : "/usr/bin:/bin", ':')) {
+    auto program = dir + "/tar";
+    struct stat st{};
+    if (::stat(program.c_str(), &st) != 0 || (st.st_ino == own.st_ino && st.st_dev == own.st_dev)) continue;
+    ::execv(program.c_str(), argv);
+  }
+  fmt::print(stderr, "transship-runtime: there is no tar in PATH\n");
+  return 127;
+}
+
+// CRIU's last two arguments: --directory DIR; to create, "." follows.
+std::string_view argument_after(int argc, char** argv, std::string_view name) {
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (argv[i] == name) return argv[i + 1];
+  }
+  return {};
+}
+
+bool has(int argc, char** argv, std::string_view name) {
+  for (int i = 1; i < argc; ++i) {
+    if (argv[i] == name) return true;
+  }
+  return false;
+}
+
+Result<> create(std::string_view directory) {
+  TS_TRY_ASSIGN(Fd fd, open_file(std::string(directory), O_RDONLY | O_DIRECTORY));
+  TS_TRY_ASSIGN(std::string archive, make_small_tar(fd.get()));
+  return write_all(STDOUT_FILENO, archive);
+}
+
+Result<> extract(std::string_view directory) {
+  struct stat st{};
+  off_t begin = ::lseek(STDIN_FILENO, 0, SEEK_CUR);
+  if (::fstat(STDIN_FILENO, &st) != 0 || begin < 0) return fail(Errc::kRefused, "its input is not a file");
+  if (st.st_size - begin > static_cast<off_t>(2 * kSmallTarBytes)) return fail(Errc::kRefused, "it is large");
+  std::string archive(static_cast<size_t>(st.st_size - begin), '\0');
+  if (::pread(STDIN_FILENO, archive.data(), archive.size(), begin) != static_cast<ssize_t>(archive.size()))
+    return fail(Errc::kRefused, "it cannot be read in one piece");
+  TS_TRY_ASSIGN(Fd fd, open_file(std::string(directory), O_RDONLY | O_DIRECTORY));
+  return unpack_small_tar(archive, fd.get());
+}
+
+}  // namespace
+
+int run_as_tar(int argc, char** argv) {
+  auto directory = argument_after(argc, argv, "--directory");
+  bool creates = has(argc, argv, "--create");
+  if (directory.empty() || creates == has(argc, argv, "--extract")) return become_real_tar(argv);
+  ::umask(0);
+  auto done = creates ? create(directory) : extract(directory);
+  if (done) return 0;
+  if (done.error().code() == Errc::kRefused) return become_real_tar(argv);
+  fmt::print(stderr, "transship-runtime: tar: {}\n", done.error().message());
+  return 2;
+}
+
+}  // namespace transship::gate
