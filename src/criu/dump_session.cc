@@ -13,6 +13,7 @@
 #include "criu/rpc.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
+#include "sys/urgent.h"
 
 namespace transship::criu {
 namespace {
@@ -48,6 +49,7 @@ bool has_parent(MemoryMethod method) { return method == MemoryMethod::kParent ||
 
 Result<Worker> spawn_worker(const DumpOptions& o) {
   Worker::Options how;
+  how.nice = sys::kUrgentNice;
   if (o.memory == MemoryMethod::kParent) {
     how.lay_over = {o.work_dir + "/criu.kdat", kKdatFile};
     TS_TRY_CTX(write_patched_kdat(o.kdat, how.lay_over.first), "show CRIU a kernel that tracks memory");

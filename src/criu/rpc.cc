@@ -28,6 +28,7 @@ Result<Worker> Worker::spawn(const std::string& criu_program, const Options& how
   options.extra_fd = pair.theirs.get();
   options.extra_fd_as = kRpcFd;
   options.env = how.env;
+  options.nice = how.nice;
   options.lay_over = how.lay_over;
   options.mount_namespace = how.mount_namespace;
   options.root = how.root;

@@ -25,6 +25,7 @@ class Worker {
  public:
   struct Options {
     std::vector<std::string> env = {};                  // "NAME=value", in place of ours or added
+    int nice = 0;                                       // added to ours
     std::pair<std::string, std::string> lay_over = {};  // see sys::Child
     int mount_namespace = -1, root = -1;                // see sys::Child
   };

@@ -13,6 +13,7 @@
 #include "gate/gated_create.h"
 #include "gate/protocol.h"
 #include "gate/tar_role.h"
+#include "sys/urgent.h"
 
 #ifndef TS_VERSION
 #define TS_VERSION "unknown"
@@ -64,6 +65,7 @@ int run(int argc, char** argv) {
   if (dir.empty() || ::access(dir.c_str(), F_OK) != 0) return pass_through(line, argc, argv);
   Result<> result;
   if (line.verb == "create") {
+    sys::Urgent urgent;  // the container stands still on its source
     std::error_code error;
     auto self = std::filesystem::read_symlink("/proc/self/exe", error).string();
     result = gated_create(line, dir, self);

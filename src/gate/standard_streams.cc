@@ -1,6 +1,7 @@
 #include "gate/standard_streams.h"
 
 #include <linux/close_range.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +49,8 @@ Result<Fd> pipe_into(const std::string& log_path) {
   if (pid < 0) return fail_errno(errno, "start a process that keeps the container's output");
   if (pid == 0) {
     // Its parent is init then: nobody of ours waits for it.
+    // It stays as long as the container.
+    (void)::setpriority(PRIO_PROCESS, 0, 0);
     if (::fork() == 0) collect(pipe.read.get(), log.get());
     ::_exit(0);
   }

@@ -10,6 +10,7 @@
 #include "migrate/reporter.h"
 #include "storage/image.h"
 #include "storage/tree_delta.h"
+#include "sys/urgent.h"
 
 namespace transship::migrate {
 namespace {
@@ -380,6 +381,7 @@ Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {
 }
 
 Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request) {
+  sys::Urgent urgent;
   MutexLock serial(request_mu_);
   TS_TRY(expect("restore", {State::kStarting}));
   Busy busy(*this);

@@ -7,6 +7,7 @@
 #include "migrate/convert.h"
 #include "migrate/destination.h"
 #include "sys/cgroup.h"
+#include "sys/urgent.h"
 
 namespace transship::migrate {
 namespace {
@@ -78,6 +79,7 @@ Result<peer::Reply> DestinationMove::commit() {
     if (state_ == State::kRunning) return reply;  // asked again after a lost answer
   }
   auto begin = Clock::now();
+  auto urgent = std::make_optional<sys::Urgent>();
   // The route may change while the tasks are being released: their sockets exist, so nobody gets a reset.
   Thread cutover("cutover", [this, &running] {
     auto cutover_begin = Clock::now();
@@ -87,6 +89,7 @@ Result<peer::Reply> DestinationMove::commit() {
   auto released = parked_container_->release(Deadline::in(kReleaseLimit));
   running.set_release_ms(ms_between(begin, Clock::now()));
   cutover.join();
+  urgent.reset();
   if (!released) {
     TS_LOG_ERROR("mig={} phase=commit release: {}", id_, released.error().message());
     return std::unexpected(

@@ -20,6 +20,7 @@
 #include "network/moved_connections.h"
 #include "storage/tree_delta.h"
 #include "sys/file.h"
+#include "sys/urgent.h"
 #include "wire/lanes.h"
 
 namespace transship::migrate {
@@ -127,6 +128,7 @@ class SourceMove {
   std::unique_ptr<network::PacketHold> hold_;
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
+  std::unique_ptr<sys::Urgent> urgent_;                  // from the freeze to the release
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone

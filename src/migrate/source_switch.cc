@@ -80,6 +80,7 @@ Result<> SourceMove::freeze_and_dump() {
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   frozen_bytes_ = lanes_->counters().payload_bytes;
+  urgent_ = std::make_unique<sys::Urgent>();
   reporter_.gap_begins();
   frozen_ = true;
   if (hold_) TS_TRY(hold_->begin());
@@ -102,6 +103,7 @@ Result<> SourceMove::freeze_and_dump() {
 }
 
 void SourceMove::undo_freeze() {
+  urgent_.reset();
   if (!frozen_) return;
   frozen_ = false;
   // First of all the container runs again.
@@ -224,6 +226,7 @@ Result<> SourceMove::release() {
   }
   auto told = tell_commit();
   reporter_.gap_ends("release");
+  urgent_.reset();
   if (hold_ && told) {
     if (auto r = hold_->deliver_to(session_->remote().host); !r)
       warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));

@@ -61,6 +61,7 @@ bool set_mounts(const Child::Options& o) {
     ::setsid();
   else if (o.new_group)
     ::setpgid(0, 0);
+  if (o.nice != 0) (void)!::nice(o.nice);
   int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   // Descriptors of ours may have the numbers that the program's are about to get.
   bool ok = set_mounts(o);

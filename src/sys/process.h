@@ -44,6 +44,7 @@ class Child {
     int extra_fd = -1, extra_fd_as = 3;
     bool new_group = true;
     bool new_session = false;  // with a group of its own too
+    int nice = 0;              // added to ours
     // A mount namespace of its own in which the file `lay_over.first` lies over the file `lay_over.second`; both empty:
     // none. Nobody else sees it, and it ends with the child.
     std::pair<std::string, std::string> lay_over = {};
