@@ -118,6 +118,7 @@ struct DumpSession::State {
   std::optional<ParentImages> parent;
   Phase phase = Phase::kBusy;
   bool frozen_by_us = false;
+  bool kept = false;  // keep_frozen()
 
   std::string log_path() const { return options.work_dir + "/" + kLogFile; }
   Error from_log(Errc code, std::string_view fallback) const {
@@ -127,6 +128,7 @@ struct DumpSession::State {
   Result<> freeze_seizable(Deadline deadline);
   Result<> cover_memory() const;
   void worker_lost();
+  void leave_frozen();
   Result<> thaw_and_verify(Deadline deadline);
 };
 
@@ -198,6 +200,18 @@ void DumpSession::State::worker_lost() {
   if (!opened) TS_LOG_ERROR("criu died during a dump pid={} network_reopen={}", options.pid, opened.error().message());
 }
 
+// CRIU goes without a chance to give anything back; the cgroup's freeze holds the tasks after it.
+void DumpSession::State::leave_frozen() {
+  if (phase != Phase::kPostDump) return;
+  phase = Phase::kEnded;
+  if (auto r = cgroup.freeze(Deadline::in(kEndTime)); !r) {
+    TS_LOG_ERROR("pid={} {}: ending what must not run here", options.pid, r.error().message());
+    (void)cgroup.kill_all();
+  }
+  worker.kill();
+  worker.finish(Deadline::in(kEndTime));
+}
+
 Result<> DumpSession::State::thaw_and_verify(Deadline deadline) {
   if (!frozen_by_us) return {};
   TS_TRY_CTX(cgroup.thaw(deadline), "give the container back");
@@ -212,13 +226,20 @@ DumpSession::DumpSession(DumpSession&&) noexcept = default;
 
 DumpSession& DumpSession::operator=(DumpSession&& other) noexcept {
   if (this == &other) return *this;
-  if (state_) (void)rollback(Deadline::in(kRollbackTime));
+  if (state_ && state_->kept)
+    state_->leave_frozen();
+  else if (state_)
+    (void)rollback(Deadline::in(kRollbackTime));
   state_ = std::move(other.state_);
   return *this;
 }
 
 DumpSession::~DumpSession() {
   if (!state_) return;
+  if (state_->kept) {
+    state_->leave_frozen();
+    return;
+  }
   if (auto r = rollback(Deadline::in(kRollbackTime)); !r)
     TS_LOG_ERROR("dump not rolled back cleanly pid={} error={}", state_->options.pid, r.error().message());
 }
@@ -314,9 +335,15 @@ Result<> DumpSession::commit(Deadline deadline) {
   }
 }
 
+void DumpSession::keep_frozen() {
+  TS_CHECK(state_ && state_->phase == Phase::kPostDump);
+  state_->kept = true;
+}
+
 Result<> DumpSession::rollback(Deadline deadline) {
   if (!state_) return {};
   auto& s = *state_;
+  if (s.kept) return fail(Errc::kRefused, "give process {} back: it belongs to another host", s.options.pid);
   if (s.phase == Phase::kPreDump || s.phase == Phase::kPostDump) {
     // CRIU takes a refusal as an order to put everything back; it announces network-unlock on the way.
     if (s.worker.answer_notify(false))

@@ -5,6 +5,7 @@
 //                                                                                                             commit():
 //                                                                                                             tasks die
 //   destructor and every failure: rollback() = tasks run again, network open, as if nothing had been ───────────┘
+//   after keep_frozen(): commit() or nothing; the tasks never run here again
 #pragma once
 #include <sys/types.h>
 
@@ -61,6 +62,10 @@ class DumpSession {
   // Requires a successful dump(). The tasks are killed; returns when CRIU has ended and the cgroup is empty. A failure
   // means that they could not be killed: they are frozen still, and the caller must go forward (see sys::Cgroup).
   Result<> commit(Deadline deadline);
+  // Requires a successful dump(), and comes when the tasks are known to belong to another host while their memory is
+  // still needed here: rollback() is refused from now on, and the destructor leaves them frozen with their network
+  // shut.
+  void keep_frozen();
   // Gives the tasks back. Idempotent, also after a failed dump(). A failure says what may still be wrong.
   Result<> rollback(Deadline deadline);
 

@@ -124,6 +124,12 @@ Result<> PagePusher::push_over(PushLink& link) {
   Result<> pushed = push_missing(link, stop);
   if (!pushed) stop.cancel(pushed.error().message());
   wanted.join();
+  for (const auto* lanes : {link.bulk.get(), link.urgent.get()}) {
+    auto counters = lanes->counters();
+    sent_.payload_bytes += counters.payload_bytes;
+    sent_.wire_bytes += counters.wire_bytes;
+    sent_.chunks += counters.chunks;
+  }
   TS_TRY(served);
   return pushed;
 }

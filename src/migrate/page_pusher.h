@@ -40,6 +40,8 @@ class PagePusher {
   // Returns when the destination has every page. Reconnects as often as it takes; `patience` without a word from the
   // destination is too long (kUnavailable). kCorrupt: the destination has lost the container.
   Result<> run(milliseconds patience);
+  // Over all links, after run().
+  const wire::LaneCounters& sent() const { return sent_; }
 
  private:
   class Outlet;
@@ -56,6 +58,7 @@ class PagePusher {
   const Hooks hooks_;
   const Cancel cancel_;
   std::map<uint64_t, pid_t> tasks_;  // by the pid in the images
+  wire::LaneCounters sent_;
   mutable Mutex mu_;
   bool complete_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);

@@ -365,8 +365,8 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   s.set_from(services_.settings.node);
   s.set_to(request_.peer);
   auto counters = lanes_->counters();
-  s.set_bytes_sent(counters.wire_bytes);
-  s.set_bytes_memory(counters.payload_bytes - rootfs_bytes_ - image_bytes_ + followed_bytes_);
+  s.set_bytes_sent(counters.wire_bytes + followed_.wire_bytes);
+  s.set_bytes_memory(counters.payload_bytes - rootfs_bytes_ - image_bytes_ + followed_.payload_bytes);
   s.set_bytes_rootfs(rootfs_bytes_);
   s.set_bytes_image(image_bytes_);
   auto held = hold_ ? hold_->stats() : network::HoldStats{};

@@ -131,11 +131,12 @@ class SourceMove {
   std::unique_ptr<sys::Urgent> urgent_;                  // from the freeze to the release
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit
+  bool confirmed_ = false;                               // the destination knows of the commit
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
   std::unique_ptr<LiveMemory> memory_;
   LiveMemoryStats memory_stats_;
   uint64_t frozen_bytes_ = 0;    // on the wire while it stood still
-  uint64_t followed_bytes_ = 0;  // after the switch
+  wire::LaneCounters followed_;  // after the switch
   Thread memory_thread_;
   Result<> memory_outcome_;
   Thread arm_thread_;

@@ -169,6 +169,13 @@ Result<PushLink> SourceMove::connect_push_link() {
   TS_TRY_ASSIGN(Cancel never, Cancel::create());
   TS_TRY_ASSIGN(link.session, PeerSession::connect(services_.identity, target, services_.settings.node,
                                                    Deadline::in(kConnectLimit), never));
+  if (!confirmed_) {
+    peer::Request request;
+    request.mutable_commit()->set_move_id(id());
+    TS_TRY_ASSIGN(peer::Reply reply, link.session->call(request, Deadline::in(kConnectLimit), never));
+    running_ = reply.running();
+    confirmed_ = true;
+  }
   auto lanes = [&](unsigned count, uint64_t limit) {
     wire::LaneOptions options;
     options.lanes = count;
@@ -200,6 +207,7 @@ Result<> SourceMove::follow() {
   TS_TRY_CTX(pusher.run(kFollowPatience),
              fmt::format("{} runs on {}, and a part of its memory is still on {}: the frozen processes here are kept",
                          container(), request_.peer, services_.settings.node));
+  followed_ = pusher.sent();
   end_source_tasks();
   return {};
 }

@@ -196,6 +196,8 @@ Result<> SourceMove::commit() {
   }
   // On disk before anything acts on it: from here on it is committed, whoever asks.
   if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
+  // In post-copy the tasks live on after this, for their memory: however this process ends, they must not run again.
+  dump_->keep_frozen();
   reporter_.gap_part("decide");
   return {};
 }
@@ -231,9 +233,15 @@ Result<> SourceMove::release() {
     if (auto r = hold_->deliver_to(session_->remote().host); !r)
       warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));
   }
-  if (!follow_) end_source_tasks();
   memory_.reset();
-  return told;
+  if (!follow_) {
+    end_source_tasks();
+    return told;
+  }
+  // It asks for the decision by itself, and needs what is here in any case: follow() waits for it.
+  if (!told) TS_LOG_WARN("mig={} phase=release: {}", id(), told.error().message());
+  confirmed_ = told.has_value();
+  return {};
 }
 
 void SourceMove::end_source_tasks() {
