@@ -147,7 +147,10 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
     MutexLock lock(mu_);
     while (wanted_.empty() && lost_.empty() && !sealed_ && !deadline.passed())
       changed_.wait_for(mu_, deadline.remaining());
-    if (!prepared_) return fail(Errc::kPeerProtocol, "nothing has been restored yet");
+    if (!prepared_) {
+      if (request.list_missing()) return fail(Errc::kPeerProtocol, "nothing has been restored yet");
+      return state;  // asked in the moment before
+    }
     for (const auto& [space, address] : std::exchange(wanted_, {}))
       add_span(*state.mutable_wanted(), space, {address, 1});
     state.set_lost(lost_);
@@ -159,7 +162,10 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
   if (!request.list_missing() || state.complete()) return state;
   TS_TRY_ASSIGN(bool complete, list_missing(state, kMaxSpans));
   if (!complete) return state;
-  TS_TRY(pager_->seal(Deadline::in(kPagerLimit)));
+  auto sealed = pager_->seal(Deadline::in(kPagerLimit));
+  progress = pager_->progress();
+  // With the last page filled it ends, sealed or not.
+  if (!sealed && progress.done_pages < progress.expected_pages) return std::unexpected(std::move(sealed).error());
   state.set_complete(true);
   MutexLock lock(mu_);
   sealed_ = true;

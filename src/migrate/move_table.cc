@@ -120,6 +120,15 @@ Result<std::shared_ptr<DestinationMove>> MoveTable::reserve(const SessionPeer& s
   return move;
 }
 
+Result<> MoveTable::ended_here(const std::string& move_id, const std::string& peer) const {
+  auto move = services_.store->move(move_id);
+  if (move && move->role == "destination" && move->from == peer) {
+    if (move->state == "done") return {};
+    if (move->state == "failed") return fail(Errc::kCorrupt, "{}", move->error);
+  }
+  return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
+}
+
 std::shared_ptr<DestinationMove> MoveTable::find(const std::string& move_id, const std::string& peer) const {
   MutexLock lock(mu_);
   auto it = destinations_.find(move_id);

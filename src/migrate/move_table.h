@@ -37,6 +37,9 @@ class MoveTable {
   std::shared_ptr<DestinationMove> find(const std::string& move_id, const std::string& peer) const;
   // What a destination is told that has lost its session: never a guess.
   Result<peer::Decision> decision(const std::string& move_id, const std::string& peer);
+  // How a move of that peer's that find() does not know any more ended here: the source may not have heard of it.
+  // kNotFound: no such move. kCorrupt: committed, and lost.
+  Result<> ended_here(const std::string& move_id, const std::string& peer) const;
   std::vector<std::shared_ptr<DestinationMove>> destinations() const;
 
  private:

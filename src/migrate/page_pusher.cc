@@ -1,7 +1,6 @@
 #include "migrate/page_pusher.h"
 
 #include "base/log.h"
-#include "base/thread.h"
 #include "memory/track/address_space.h"
 #include "migrate/channels.h"
 
@@ -64,14 +63,14 @@ class PagePusher::Outlet {
   memory::PageSender sender_;
 };
 
-PagePusher::PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks,
-                       Cancel cancel)
+PagePusher::PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks)
     : move_id_(std::move(move_id)),
       cgroup_(std::move(cgroup)),
       options_(options),
       hooks_(std::move(hooks)),
-      cancel_(std::move(cancel)),
       heard_(Clock::now()) {}
+
+PagePusher::~PagePusher() { stop(); }
 
 bool PagePusher::finished() const {
   MutexLock lock(mu_);
@@ -87,17 +86,56 @@ Result<> PagePusher::find_tasks() {
   return {};
 }
 
-Result<> PagePusher::run(milliseconds patience) {
+Result<> PagePusher::begin(PushLink link) {
   TS_TRY(find_tasks());
+  TS_TRY_ASSIGN(stop_, Cancel::create());
+  link_ = std::move(link);
+  return serve();
+}
+
+Result<> PagePusher::connect() {
+  TS_TRY_ASSIGN(auto session, hooks_.connect());
+  TS_TRY_ASSIGN(stop_, Cancel::create());
+  link_.emplace().session = std::move(session);
+  served_ = {};
+  TS_TRY(ask(milliseconds(0), false));
+  if (finished()) return {};
+  TS_TRY(hooks_.add_lanes(*link_));
+  return serve();
+}
+
+Result<> PagePusher::serve() {
+  wanted_ = Thread("pages-wanted", [this] {
+    served_ = serve_wanted();
+    if (!served_) stop_->cancel(served_.error().message());
+  });
+  return {};
+}
+
+void PagePusher::stop() {
+  if (!link_) return;
+  stop_->cancel("the link is given up");
+  wanted_.join();
+  for (const auto* lanes : {link_->bulk.get(), link_->urgent.get()}) {
+    if (lanes == nullptr) continue;
+    auto counters = lanes->counters();
+    sent_.payload_bytes += counters.payload_bytes;
+    sent_.wire_bytes += counters.wire_bytes;
+    sent_.chunks += counters.chunks;
+  }
+  link_.reset();
+}
+
+Result<> PagePusher::run(milliseconds patience) {
+  if (tasks_.empty()) TS_TRY(find_tasks());
   {
     MutexLock lock(mu_);
     heard_ = Clock::now();
   }
-  Result<> last;
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  running_ = true;
   while (!finished()) {
-    TS_TRY(cancel_.check());
-    auto link = hooks_.connect();
-    last = link ? push_over(*link) : Result<>(std::unexpected(link.error()));
+    Result<> last = push();
     if (finished()) break;
     if (last.has_value()) last = fail(Errc::kUnavailable, "the destination ended the session");
     TS_LOG_WARN("mig={} phase=follow: {}", move_id_, last.error().message());
@@ -106,40 +144,29 @@ Result<> PagePusher::run(milliseconds patience) {
       if (Clock::now() - heard_ > patience)
         return std::unexpected(std::move(last).error().context("pages are missing on the destination"));
     }
-    TS_TRY(sleep_for(kAgain, cancel_));
+    TS_TRY(sleep_for(kAgain, never));
   }
   MutexLock lock(mu_);
   if (!complete_) return fail(Errc::kCorrupt, "{}", lost_);
   return {};
 }
 
-// Two directions at once: this thread sends what is missing, the other one asks what is waited for.
-Result<> PagePusher::push_over(PushLink& link) {
-  TS_TRY_ASSIGN(Cancel stop, Cancel::create());
-  Result<> served;
-  Thread wanted("pages-wanted", [&] {
-    served = serve_wanted(link, stop);
-    if (!served) stop.cancel(served.error().message());
-  });
-  Result<> pushed = push_missing(link, stop);
-  if (!pushed) stop.cancel(pushed.error().message());
-  wanted.join();
-  for (const auto* lanes : {link.bulk.get(), link.urgent.get()}) {
-    auto counters = lanes->counters();
-    sent_.payload_bytes += counters.payload_bytes;
-    sent_.wire_bytes += counters.wire_bytes;
-    sent_.chunks += counters.chunks;
-  }
-  TS_TRY(served);
+// Over one link, in two directions at once: this thread sends what is missing, the other one what is waited for.
+Result<> PagePusher::push() {
+  Result<> pushed = link_ ? Result<>() : connect();
+  if (pushed && !finished()) pushed = push_missing();
+  stop();
+  // The thread that failed first has ended the other one.
+  if (!served_ && served_.error().code() != Errc::kCancelled) return served_;
   return pushed;
 }
 
-Result<peer::FillState> PagePusher::ask(PushLink& link, milliseconds wait, bool list, const Cancel& stop) {
+Result<peer::FillState> PagePusher::ask(milliseconds wait, bool list) {
   peer::Request request;
   request.mutable_fill()->set_move_id(move_id_);
   request.mutable_fill()->set_wait_ms(static_cast<uint32_t>(wait.count()));
   request.mutable_fill()->set_list_missing(list);
-  TS_TRY_ASSIGN(auto reply, link.session->call(request, Deadline::in(kCallLimit + wait), stop));
+  TS_TRY_ASSIGN(auto reply, link_->session->call(request, Deadline::in(kCallLimit + wait), *stop_));
   MutexLock lock(mu_);
   heard_ = Clock::now();
   complete_ = complete_ || reply.fill().complete();
@@ -147,15 +174,14 @@ Result<peer::FillState> PagePusher::ask(PushLink& link, milliseconds wait, bool 
   return reply.fill();
 }
 
-Result<> PagePusher::push_missing(PushLink& link, const Cancel& stop) {
-  Outlet outlet(*link.bulk, options_, stop);
+Result<> PagePusher::push_missing() {
+  Outlet outlet(*link_->bulk, options_, *stop_);
   while (!finished()) {
-    TS_TRY(cancel_.check());
-    TS_TRY_ASSIGN(auto state, ask(link, milliseconds(0), true, stop));
+    TS_TRY_ASSIGN(auto state, ask(milliseconds(0), true));
     for (const auto& span : state.missing()) {
       // In pieces, so that it ends soon when it must.
       for (uint64_t done = 0; done < span.pages(); done += memory::kBatchPages) {
-        TS_TRY(stop.check());
+        TS_TRY(stop_->check());
         peer::PageSpan piece = span;
         piece.set_address(span.address() + done * memory::kPageBytes);
         piece.set_pages(std::min<uint64_t>(memory::kBatchPages, span.pages() - done));
@@ -167,15 +193,14 @@ Result<> PagePusher::push_missing(PushLink& link, const Cancel& stop) {
   return {};
 }
 
-Result<> PagePusher::serve_wanted(PushLink& link, const Cancel& stop) {
+Result<> PagePusher::serve_wanted() {
   memory::PageSenderOptions options = options_;
   options.workers = 1;
   options.compression = memory::CompressionPolicy::kNone;
-  Outlet outlet(*link.urgent, options, stop);
-  while (!finished() && !stop.cancelled()) {
-    TS_TRY(cancel_.check());
-    TS_TRY_ASSIGN(auto state, ask(link, kPoll, false, stop));
-    hooks_.progress({state.filled_pages(), state.expected_pages()});
+  Outlet outlet(*link_->urgent, options, *stop_);
+  while (!finished() && !stop_->cancelled()) {
+    TS_TRY_ASSIGN(auto state, ask(kPoll, false));
+    if (running_) hooks_.progress({state.filled_pages(), state.expected_pages()});
     for (const auto& span : state.wanted()) TS_TRY(outlet.send(tasks_, span));
     if (state.wanted_size() > 0) TS_TRY(outlet.finish());
   }

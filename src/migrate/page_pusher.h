@@ -4,12 +4,15 @@
 // It needs to know nothing of what was sent before: the destination's list is the truth. So it goes on after a lost
 // link in the same way as it began.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "memory/page_sender.h"
 #include "memory/track/page_reader.h"
 #include "migrate/peer_session.h"
@@ -29,16 +32,26 @@ struct PushProgress {
   uint64_t expected_pages = 0;
 };
 
-// One thread calls run(); it uses another.
+// One thread at a time; another one of its own serves what is waited for, from begin() until run() returns.
 class PagePusher {
  public:
   struct Hooks {
-    std::function<Result<PushLink>()> connect;  // a new link, when the old one is gone
+    // A new link, when the old one is gone: a session first, which is all that is left once all is filled.
+    std::function<Result<std::unique_ptr<PeerSession>>()> connect;
+    std::function<Result<>(PushLink&)> add_lanes;
     std::function<void(const PushProgress&)> progress;
   };
-  PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks, Cancel cancel);
-  // Returns when the destination has every page. Reconnects as often as it takes; `patience` without a word from the
-  // destination is too long (kUnavailable). kCorrupt: the destination has lost the container.
+  PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks);
+  ~PagePusher();
+  PagePusher(const PagePusher&) = delete;
+  PagePusher& operator=(const PagePusher&) = delete;
+  // The tasks are frozen, the destination is about to restore them: a few pages are touched in that, and must be there
+  // before it can say that it is done. Nothing else is sent yet. Returns at once.
+  Result<> begin(PushLink link);
+  // Ends what begin() has begun; run() makes a new link.
+  void stop();
+  // Sends the rest. Returns when the destination has every page. Reconnects as often as it takes; `patience` without a
+  // word from the destination is too long (kUnavailable). kCorrupt: the destination has lost the container.
   Result<> run(milliseconds patience);
   // Over all links, after run().
   const wire::LaneCounters& sent() const { return sent_; }
@@ -46,23 +59,29 @@ class PagePusher {
  private:
   class Outlet;
   Result<> find_tasks();
-  Result<> push_over(PushLink& link);
-  Result<> push_missing(PushLink& link, const Cancel& stop);
-  Result<> serve_wanted(PushLink& link, const Cancel& stop);
-  Result<peer::FillState> ask(PushLink& link, milliseconds wait, bool list, const Cancel& stop);
+  Result<> connect();
+  Result<> serve();
+  Result<> push();
+  Result<> push_missing();
+  Result<> serve_wanted();
+  Result<peer::FillState> ask(milliseconds wait, bool list);
   bool finished() const;
 
   const std::string move_id_;
   const sys::Cgroup cgroup_;
   const memory::PageSenderOptions options_;
   const Hooks hooks_;
-  const Cancel cancel_;
+  std::optional<PushLink> link_;
+  std::optional<Cancel> stop_;  // of link_
+  Result<> served_;
+  std::atomic<bool> running_ = false;
   std::map<uint64_t, pid_t> tasks_;  // by the pid in the images
   wire::LaneCounters sent_;
   mutable Mutex mu_;
   bool complete_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);
   Clock::time_point heard_ GUARDED_BY(mu_);
+  Thread wanted_;  // after what it uses
 };
 
 }  // namespace transship::migrate

@@ -83,7 +83,10 @@ class SourceMove {
   Result<> decision_unknown(const Error& error);
   Result<> release();
   Result<> follow();
-  Result<PushLink> connect_push_link();
+  Result<> prepare_to_follow();
+  Result<std::unique_ptr<PeerSession>> connect_again(const Cancel& cancel);
+  Result<> add_push_lanes(PushLink& link, const Cancel& cancel);
+  Result<> confirm_commit(PeerSession& session);
   Result<> cleanup();
   void end_source_tasks();
   void fill_memory(local::Summary& summary) const;
@@ -134,6 +137,8 @@ class SourceMove {
   bool confirmed_ = false;                               // the destination knows of the commit
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
   std::unique_ptr<LiveMemory> memory_;
+  std::unique_ptr<PagePusher> pusher_;
+  std::optional<PushLink> push_link_;  // until the restore begins
   LiveMemoryStats memory_stats_;
   uint64_t frozen_bytes_ = 0;    // on the wire while it stood still
   wire::LaneCounters followed_;  // after the switch

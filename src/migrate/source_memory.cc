@@ -49,7 +49,8 @@ Result<> SourceMove::copy_memory() {
     TS_TRY_ASSIGN(follow_, memory_->pre_copy(limits, arm_control()));
   }
   arm_control().start();
-  return wait_armed();
+  TS_TRY(wait_armed());
+  return follow_ ? prepare_to_follow() : Result<>{};
 }
 
 // Nothing of it is of use any more: it must not be waited for.
@@ -59,6 +60,8 @@ void SourceMove::stop_memory() {
     if (memory_cancel_) memory_cancel_->cancel("undone");
   }
   memory_thread_.join();
+  pusher_.reset();
+  push_link_.reset();
 }
 
 void SourceMove::undo_memory() {
@@ -163,51 +166,71 @@ void SourceMove::fill_memory(local::Summary& s) const {
 
 // ---- after the switch
 
-Result<PushLink> SourceMove::connect_push_link() {
-  PushLink link;
+Result<std::unique_ptr<PeerSession>> SourceMove::connect_again(const Cancel& cancel) {
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
-  TS_TRY_ASSIGN(Cancel never, Cancel::create());
-  TS_TRY_ASSIGN(link.session, PeerSession::connect(services_.identity, target, services_.settings.node,
-                                                   Deadline::in(kConnectLimit), never));
-  if (!confirmed_) {
-    peer::Request request;
-    request.mutable_commit()->set_move_id(id());
-    TS_TRY_ASSIGN(peer::Reply reply, link.session->call(request, Deadline::in(kConnectLimit), never));
-    running_ = reply.running();
-    confirmed_ = true;
-  }
+  return PeerSession::connect(services_.identity, target, services_.settings.node, Deadline::in(kConnectLimit), cancel);
+}
+
+Result<> SourceMove::add_push_lanes(PushLink& link, const Cancel& cancel) {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   auto lanes = [&](unsigned count, uint64_t limit) {
     wire::LaneOptions options;
     options.lanes = count;
     options.max_bytes_per_second = limit / 8;
     return wire::LaneSender::connect(services_.identity, target, link.session->remote(), services_.settings.node, id(),
-                                     lane_token_, options, Deadline::in(kConnectLimit), never);
+                                     lane_token_, options, Deadline::in(kConnectLimit), cancel);
   };
   uint64_t limit =
       request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
   TS_TRY_ASSIGN(link.bulk, lanes(services_.settings.lanes, limit));
   TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
-  return link;
+  return {};
 }
 
-// The container runs on the destination and its memory is here. Nothing may end before the destination has all of it.
-Result<> SourceMove::follow() {
-  if (!follow_) return {};
+// While the container still runs: the link is not to be made in the gap.
+Result<> SourceMove::prepare_to_follow() {
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   TS_TRY_ASSIGN(Cancel never, Cancel::create());
   memory::PageSenderOptions options;
   options.compression = request_.memory.compress;
   options.link_bytes_per_second = planned_.bits_per_second / 8;
   PagePusher::Hooks hooks;
-  hooks.connect = [this] { return connect_push_link(); };
+  hooks.connect = [this, never]() -> Result<std::unique_ptr<PeerSession>> {
+    TS_TRY_ASSIGN(auto session, connect_again(never));
+    TS_TRY(confirm_commit(*session));
+    return session;
+  };
+  hooks.add_lanes = [this, never](PushLink& link) { return add_push_lanes(link, never); };
   hooks.progress = [this](const PushProgress& p) {
     reporter_.progress(p.filled_pages * memory::kPageBytes, p.expected_pages * memory::kPageBytes);
   };
-  PagePusher pusher(id(), cgroup, options, std::move(hooks), never);
-  TS_TRY_CTX(pusher.run(kFollowPatience),
+  pusher_ = std::make_unique<PagePusher>(id(), cgroup, options, std::move(hooks));
+  PushLink link;
+  TS_TRY_ASSIGN(link.session, connect_again(cancel_));
+  TS_TRY(add_push_lanes(link, cancel_));
+  push_link_ = std::move(link);
+  return {};
+}
+
+Result<> SourceMove::confirm_commit(PeerSession& session) {
+  if (confirmed_) return {};
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  peer::Request request;
+  request.mutable_commit()->set_move_id(id());
+  TS_TRY_ASSIGN(peer::Reply reply, session.call(request, Deadline::in(kConnectLimit), never));
+  running_ = reply.running();
+  confirmed_ = true;
+  return {};
+}
+
+// The container runs on the destination and its memory is here. Nothing may end before the destination has all of it.
+Result<> SourceMove::follow() {
+  if (!follow_) return {};
+  if (!confirmed_) pusher_->stop();  // the next link begins with it
+  TS_TRY_CTX(pusher_->run(kFollowPatience),
              fmt::format("{} runs on {}, and a part of its memory is still on {}: the frozen processes here are kept",
                          container(), request_.peer, services_.settings.node));
-  followed_ = pusher.sent();
+  followed_ = pusher_->sent();
   end_source_tasks();
   return {};
 }

@@ -180,6 +180,7 @@ Result<> SourceMove::restore() {
     connection->set_remote_ip(c.remote.text());
     connection->set_remote_port(c.remote_port);
   }
+  if (follow_) TS_TRY(pusher_->begin(*std::exchange(push_link_, std::nullopt)));
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
   reporter_.gap_part("restore");

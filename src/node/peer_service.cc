@@ -74,16 +74,21 @@ class ControlSession {
   // May come in another session than the rest of the move: the first one was lost on the way.
   Result<peer::Reply> commit(const std::string& move_id) {
     auto move = moves_.find(move_id, peer_.name);
-    if (!move) return fail_unknown(move_id);
-    return move->commit();
-  }
-  std::unexpected<Error> fail_unknown(const std::string& move_id) const {
-    return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer_.name, services_.settings.node);
+    if (move) return move->commit();
+    TS_TRY(moves_.ended_here(move_id, peer_.name));
+    peer::Reply reply;
+    reply.mutable_running();
+    return reply;
   }
   Result<peer::Reply> fill(const peer::FillRequest& request) {
     auto move = moves_.find(request.move_id(), peer_.name);
-    if (!move) return fail_unknown(request.move_id());
-    return move->fill(request);
+    if (move) return move->fill(request);
+    auto ended = moves_.ended_here(request.move_id(), peer_.name);
+    if (!ended && ended.error().code() != Errc::kCorrupt) return std::unexpected(std::move(ended).error());
+    peer::Reply reply;
+    reply.mutable_fill()->set_complete(ended.has_value());
+    if (!ended) reply.mutable_fill()->set_lost(ended.error().message());
+    return reply;
   }
   Result<peer::Reply> about_the_move(const peer::Request& request) {
     if (!move_) return fail(Errc::kPeerProtocol, "this request needs a reservation first");
