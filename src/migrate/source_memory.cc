@@ -86,7 +86,7 @@ Result<plan::ConvergeLimits> SourceMove::converge_limits() {
                                  limits.fixed_ms, p.freeze_ms, p.dump_ms, p.restore_ms, p.commit_ms);
   if (options.max_gap_given)
     return std::unexpected(
-        Error(Errc::kRefused, fmt::format("{}: more than the {:.0f} ms allowed", text, options.max_gap_ms))
+        Error(Errc::kNotConverged, fmt::format("{}: more than the {:.0f} ms allowed", text, options.max_gap_ms))
             .with_remedy("allow more with --max-gap"));
   warnings_.push_back(fmt::format("gap: {}: more than the {:.0f} ms aimed at", text, options.max_gap_ms));
   limits.max_gap_ms = limits.fixed_ms + 100;
