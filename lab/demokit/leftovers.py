@@ -17,11 +17,14 @@ nft list tables 2>/dev/null | grep transship | sed 's/^/firewall: /'
 for p in /proc/[0-9]*; do
   c=$(tr '\0' ' ' < $p/cmdline 2>/dev/null)
   set -- $c
-  case "${1##*/} $2 $3" in criu\ *|transship-runtime\ *|skopeo\ *) echo "process: $c";; esac
+  case "${1##*/} $2 $3" in criu\ *|transship-runtime\ *|transship-pager\ *|skopeo\ *) echo "process: $c";; esac
 done
 for f in $(find /sys/fs/cgroup -name cgroup.freeze 2>/dev/null); do
   grep -q 1 $f 2>/dev/null && echo "frozen: ${f%/cgroup.freeze}"
 done
+find /proc/[0-9]*/fd -lname '*userfaultfd*' 2>/dev/null | sed 's/^/followed memory: /'
+grep -H '^TracerPid:.*[1-9]' /proc/[0-9]*/status 2>/dev/null | sed 's/^/traced: /'
+grep -Hv '^max' $(find /sys/fs/cgroup -name cpu.max 2>/dev/null) /dev/null 2>/dev/null | sed 's/^/slowed: /'
 podman ps -a --format 'container: {{.Names}} {{.State}}'
 true
 """

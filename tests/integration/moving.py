@@ -1,5 +1,6 @@
 """Helpers of the tests of moves: run one, and check what must be true afterwards."""
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -11,7 +12,7 @@ from demokit.load import Load, problems
 from demokit.subject import PodmanRedis
 from labkit.api import Host, Lab
 
-DONE, FAILED, USAGE, ROLLED_BACK, REFUSED, CANCELLED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, USAGE, ROLLED_BACK, REFUSED, NOT_CONVERGED, CANCELLED = 0, 1, 2, 3, 4, 5, 130
 
 
 @dataclass
@@ -93,6 +94,17 @@ class RunningMove:
         code = self.process.wait(timeout)
         self.reader.join(5)
         return Outcome(code, self.lines, self.process.stderr.read(), time.monotonic() - self.begin)
+
+
+@contextlib.contextmanager
+def link_cut(host):
+    link = host.run("ip route show default").stdout.split()[4]
+    host.run(["ip", "link", "set", link, "down"])
+    try:
+        yield
+    finally:
+        host.run(["ip", "link", "set", link, "up"])
+        host.run(["ip", "route", "replace", "default", "via", host.spec.gateway])
 
 
 class Scene:
