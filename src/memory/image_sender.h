@@ -1,7 +1,5 @@
-// Stop-and-copy: ships CRIU's image directory while CRIU still writes it.
-//
-// This is the whole memory engine of this version, and the seam of the next one: a live engine sends pages in rounds
-// before the freeze and leaves only what is not memory to this class.
+// Ships CRIU's image directory. Where CRIU cannot be kept from copying memory, while CRIU still writes it: pages then
+// leave from start() on. Otherwise pages travel by PageSender, and only what is not memory is left to this class.
 #pragma once
 #include <atomic>
 #include <cstdint>

@@ -31,9 +31,9 @@ struct Injection {
 // it for a process whose cgroup is frozen: its threads cannot run the call (kTimeout).
 //   kNotFound              the process has ended
 //   kRefused               somebody traces it already, or a security module says no
-//   kTimeout               none of its threads could be stopped (all in vfork, or waiting for a device): try again
-//   later kNoSpace               it has no free descriptor, not even above its soft limit kKernelFeatureMissing another
-//   processor than x86_64, a 32-bit process, system calls it dispatches itself
+//   kTimeout               none of its threads could be stopped (in vfork, or waiting for a device): try later
+//   kNoSpace               it has no free descriptor, not even above its soft limit
+//   kKernelFeatureMissing  another processor than x86_64, a 32-bit process, system calls it dispatches itself
 Result<Injection> inject_userfaultfd(pid_t pid, const Cancel& cancel, Deadline deadline);
 
 }  // namespace transship::memory
