@@ -1,18 +1,25 @@
 #include "engine/podman_service.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <csignal>
 
 #include "base/text.h"
 #include "sys/file.h"
 
 namespace transship::engine {
+namespace {
+constexpr milliseconds kStaleEnds{3000};
+}  // namespace
 
 PodmanService::PodmanService(std::string program, std::string runtime, const std::string& run_dir)
     : program_(std::move(program)),
       runtime_(std::move(runtime)),
       dir_(run_dir + "/podman"),
       socket_(dir_ + "/podman.sock"),
-      log_(dir_ + "/service.log") {}
+      log_(dir_ + "/service.log"),
+      pid_file_(dir_ + "/service.pid") {}
 
 PodmanService::~PodmanService() {
   MutexLock lock(mutex_);
@@ -22,6 +29,7 @@ PodmanService::~PodmanService() {
   }
   (void)::unlink(socket_.c_str());
   (void)::unlink(log_.c_str());
+  (void)::unlink(pid_file_.c_str());
   (void)::rmdir(dir_.c_str());
 }
 
@@ -45,9 +53,28 @@ Result<PodmanApi> PodmanService::api() {
   return PodmanApi(socket_);
 }
 
+void PodmanService::end_stale() {
+  auto text = sys::read_file(pid_file_, 4096);
+  if (!text) return;
+  (void)::unlink(pid_file_.c_str());
+  auto words = split(trim(*text), ' ');
+  auto pid = parse_u64(words[0], "pid");
+  if (words.size() != 2 || !pid) return;
+  auto id = static_cast<pid_t>(*pid);
+  auto process = sys::pidfd_open(id);
+  auto start = sys::start_time(id);
+  auto never = Cancel::create();
+  if (!process || !never || !start || std::to_string(*start) != words[1]) return;
+  for (int signal : {SIGTERM, SIGKILL}) {
+    if (::syscall(SYS_pidfd_send_signal, process->get(), signal, nullptr, 0) < 0) return;
+    if (wait_readable(process->get(), *never, Deadline::in(kStaleEnds), "an old Podman service to end")) return;
+  }
+}
+
 Result<> PodmanService::start() {
   child_ = sys::Child();
   TS_TRY(sys::make_dirs(dir_));
+  end_stale();
   (void)::unlink(socket_.c_str());
   TS_TRY_ASSIGN(Fd log, open_file(log_, O_WRONLY | O_CREAT | O_TRUNC, 0600));
   sys::Child::Options options;
@@ -57,6 +84,8 @@ Result<> PodmanService::start() {
   options.stdout_fd = log.get();
   options.stderr_fd = log.get();
   TS_TRY_ASSIGN(child_, sys::Child::spawn(options));
+  if (auto start = sys::start_time(child_.pid()); start)
+    TS_TRY(sys::write_file_atomic(pid_file_, fmt::format("{} {}\n", child_.pid(), *start)));
   auto r = wait_until_up();
   if (!r) child_ = sys::Child();
   return r;

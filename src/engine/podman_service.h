@@ -28,6 +28,8 @@ class PodmanService {
 
  private:
   Result<> start() REQUIRES(mutex_);
+  // One that a daemon which was killed has left.
+  void end_stale();
   Result<> wait_until_up() REQUIRES(mutex_);
   bool up() const REQUIRES(mutex_);
   std::string log_tail() const;
@@ -36,6 +38,7 @@ class PodmanService {
   const std::string dir_;
   const std::string socket_;
   const std::string log_;
+  const std::string pid_file_;
   Mutex mutex_;  // held while it starts: whoever comes second waits for the same service
   sys::Child child_ GUARDED_BY(mutex_);
 };
