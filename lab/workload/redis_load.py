@@ -16,18 +16,17 @@ import threading
 import time
 
 SILENCE = 0.020
-ANSWER_TIMEOUT = 120.0
 
 
 class Client(threading.Thread):
-    def __init__(self, kind, number, address, stop, pause):
+    def __init__(self, kind, number, address, stop, pause, patience):
         super().__init__(name=f"{kind}-{number}", daemon=True)
         self.kind, self.number, self.stop, self.pause = kind, number, stop, pause
         self.requests = self.wrong = self.lost = 0
         self.resets, self.errors, self.silences = 0, [], []
         self.random = random.Random(number)
         self.socket = socket.create_connection(address, timeout=10)
-        self.socket.settimeout(ANSWER_TIMEOUT)
+        self.socket.settimeout(patience)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = self.socket.makefile("rb")
         self.last = int(self.ask("GET", f"counter:{number}") or 0)
@@ -93,6 +92,7 @@ def main():
     parser.add_argument("--values", type=int, default=2)
     parser.add_argument("--pause", type=float, default=0.001)
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--patience", type=float, default=120, help="seconds that an answer may take")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     with open(args.out + ".pid", "w", encoding="utf-8") as out:
@@ -100,14 +100,14 @@ def main():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kinds = ["counter"] * args.counters + ["value"] * args.values
-    clients = [Client(kind, n, (args.host, args.port), stop, args.pause) for n, kind in enumerate(kinds)]
+    clients = [Client(kind, n, (args.host, args.port), stop, args.pause, args.patience) for n, kind in enumerate(kinds)]
     for client in clients:
         client.start()
     print("ready", flush=True)
     stop.wait(args.seconds)
     stop.set()
     for client in clients:
-        client.join(ANSWER_TIMEOUT + 1)
+        client.join(args.patience + 1)
     report = {
         "requests": sum(c.requests for c in clients),
         "lost_writes": sum(c.lost for c in clients),

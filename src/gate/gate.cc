@@ -290,6 +290,12 @@ void Gate::abort(const std::string& reason) {
   s.criu_guard.reset();
 }
 
+void remove_gate(const std::string& container_id, const std::string& gates_dir) {
+  auto dir = gates_dir + "/" + container_id;
+  (void)::unlink((dir + "/" + kParkedFile).c_str());
+  remove_gate_dir(dir);
+}
+
 Result<int> remove_stale_gates(const std::string& gates_dir) {
   std::error_code error;
   int removed = 0;

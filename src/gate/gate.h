@@ -89,6 +89,9 @@ class Gate {
   std::unique_ptr<State> state_;
 };
 
+// What is left of the gate of a daemon that was killed; its container must be gone.
+void remove_gate(const std::string& container_id, const std::string& gates_dir = kDefaultGatesDir);
+
 // At the start of the daemon: removes gates that nobody waits at. Those of parked containers stay. Returns how many.
 Result<int> remove_stale_gates(const std::string& gates_dir = kDefaultGatesDir);
 

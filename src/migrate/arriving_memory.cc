@@ -8,6 +8,9 @@ namespace {
 
 constexpr milliseconds kPagerLimit{5000};
 constexpr milliseconds kMaxWait{1000};
+// A pager that lives loses nothing while it does not answer; given up, its container must be killed.
+constexpr milliseconds kReconnectLimit{30'000};
+constexpr milliseconds kReconnectEvery{50};
 // In one answer; a page list of 40 bytes each stays far below the limit of a message.
 constexpr size_t kMaxSpans = 20'000;
 
@@ -50,11 +53,44 @@ Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::create(uint64_t byte_lim
   return std::unique_ptr<ArrivingMemory>(new ArrivingMemory(std::move(store), std::move(on_lost)));
 }
 
+Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::adopt(const std::string& work_dir,
+                                                              std::function<void(const Error&)> on_lost) {
+  std::unique_ptr<ArrivingMemory> memory(new ArrivingMemory(std::nullopt, std::move(on_lost)));
+  TS_TRY_ASSIGN(memory->expected_, read_expected_pages(work_dir));
+  TS_TRY(memory->reconnect(work_dir));
+  MutexLock lock(memory->mu_);
+  memory->prepared_ = true;
+  memory->sealed_ = memory->pager_ == nullptr || memory->store().sealed();
+  return memory;
+}
+
+// It may end, its work done, while we knock.
+Result<> ArrivingMemory::reconnect(const std::string& work_dir) {
+  TS_TRY_ASSIGN(auto never, Cancel::create());
+  auto deadline = Deadline::in(kReconnectLimit);
+  while (true) {
+    auto client = memory::PagerClient::reconnect(work_dir, pager_options(work_dir), deadline);
+    if (client) {
+      pager_ = std::move(*client);
+      return {};
+    }
+    switch (memory::PagerClient::fate(work_dir)) {
+      case memory::PagerFate::kFilled: return {};
+      case memory::PagerFate::kFailed: return fail(Errc::kCorrupt, "the pager could not fill all memory");
+      case memory::PagerFate::kLost: return fail(Errc::kCorrupt, "the pager died before all memory was filled");
+      case memory::PagerFate::kRunning: break;
+    }
+    if (deadline.passed()) return fail(Errc::kCorrupt, "the pager does not answer: {}", client.error().message());
+    TS_TRY(sleep_for(kReconnectEvery, never));
+  }
+}
+
 Result<> ArrivingMemory::receive(std::span<const std::byte> frame) {
   Result<> outcome;
   auto batch = decoded(frame, outcome);
   TS_TRY(outcome);
-  TS_TRY(store_.put(batch));
+  if (!own_store_ && !pager_) return {};  // all is filled
+  TS_TRY(store().put(batch));
   MutexLock lock(mu_);
   if (prepared_ && pager_) {
     pager_->arrived();
@@ -71,11 +107,11 @@ Result<> ArrivingMemory::receive_stale(std::span<const std::byte> frame) {
     MutexLock lock(mu_);
     if (prepared_) return fail(Errc::kPeerProtocol, "pages were called stale after the restore had begun");
   }
-  for (const auto& segment : batch.segments) store_.drop(batch.space, segment.range);
+  for (const auto& segment : batch.segments) store().drop(batch.space, segment.range);
   return {};
 }
 
-Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
+memory::PagerClient::Options ArrivingMemory::pager_options(const std::string& work_dir) {
   memory::PagerClient::Options options;
   options.log_file = work_dir + "/pager.log";
   options.on_request = [this](memory::SpaceId space, uint64_t address) {
@@ -91,25 +127,32 @@ Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
     }
     on_lost_(error);
   };
-  TS_TRY_ASSIGN(pager_, memory::PagerClient::spawn(store_, work_dir, std::move(options), Deadline::in(kPagerLimit)));
+  return options;
+}
+
+Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
+  work_dir_ = work_dir;
+  TS_TRY_ASSIGN(pager_,
+                memory::PagerClient::spawn(store(), work_dir, pager_options(work_dir), Deadline::in(kPagerLimit)));
   return {};
 }
 
 Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {
   auto begin = Clock::now();
-  StoreSource source(store_);
-  TS_TRY_ASSIGN(auto plan, criu::prepare_lazy_restore(images_dir, source, store_.byte_limit()));
+  StoreSource source(store());
+  TS_TRY_ASSIGN(auto plan, criu::prepare_lazy_restore(images_dir, source, store().byte_limit()));
   TS_LOG_INFO("images completed pages={} lazy_pages={} us={}", plan.eager_pages, plan.lazy_pages,
               std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
   for (const auto& s : plan.spaces) {
     if (s.space.shared) continue;
-    Expected expected{{memory::SpaceKind::kTask, s.space.id}, {}};
-    for (const auto& r : s.lazy) expected.ranges.push_back({r.address, r.pages});
-    expected_.push_back(std::move(expected));
+    auto& [space, ranges] = expected_.emplace_back();
+    space = {memory::SpaceKind::kTask, s.space.id};
+    for (const auto& r : s.lazy) ranges.push_back({r.address, r.pages});
   }
+  TS_TRY(write_expected_pages(work_dir_, expected_));
   if (!post_copy) TS_TRY(check_complete());
   auto deadline = Deadline::in(kPagerLimit);
-  for (const auto& e : expected_) TS_TRY(pager_->expect(e.space, e.ranges, deadline));
+  for (const auto& [space, ranges] : expected_) TS_TRY(pager_->expect(space, ranges, deadline));
   if (!post_copy) TS_TRY(pager_->seal(deadline));
   MutexLock lock(mu_);
   prepared_ = true;
@@ -117,24 +160,24 @@ Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) 
   return {};
 }
 
-Result<> ArrivingMemory::check_complete() const {
-  for (const auto& e : expected_) {
-    auto missing = store_.missing(e.space, e.ranges);
+Result<> ArrivingMemory::check_complete() {
+  for (const auto& [space, ranges] : expected_) {
+    auto missing = store().missing(space, ranges);
     if (missing.empty()) continue;
     uint64_t pages = 0;
     for (const auto& range : missing) pages += range.pages;
-    return fail(Errc::kCorrupt, "{} pages of process {} did not arrive, the first of them {:#x}", pages, e.space.id,
+    return fail(Errc::kCorrupt, "{} pages of process {} did not arrive, the first of them {:#x}", pages, space.id,
                 missing.front().address);
   }
   return {};
 }
 
 // True when every expected page is in the store, or filled.
-Result<bool> ArrivingMemory::list_missing(peer::FillState& state, size_t limit) const {
-  for (const auto& e : expected_) {
-    for (const auto& range : store_.missing(e.space, e.ranges)) {
+Result<bool> ArrivingMemory::list_missing(peer::FillState& state, size_t limit) {
+  for (const auto& [space, ranges] : expected_) {
+    for (const auto& range : store().missing(space, ranges)) {
       if (static_cast<size_t>(state.missing_size()) == limit) return false;
-      add_span(*state.mutable_missing(), e.space, range);
+      add_span(*state.mutable_missing(), space, range);
     }
   }
   return state.missing_size() == 0;
@@ -156,7 +199,7 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
     state.set_lost(lost_);
     state.set_complete(sealed_);
   }
-  auto progress = pager_->progress();
+  auto progress = this->progress();
   state.set_filled_pages(progress.done_pages);
   state.set_expected_pages(progress.expected_pages);
   if (!request.list_missing() || state.complete()) return state;
@@ -174,9 +217,10 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
 }
 
 Result<> ArrivingMemory::wait_filled(Deadline deadline, const Cancel& cancel) {
+  if (!pager_) return {};
   // CRIU has restored those; giving their memory back takes time that was better spent after the switch.
-  for (const auto& space : store_.spaces())
-    if (space.kind == memory::SpaceKind::kShared) store_.drop(space);
+  for (const auto& space : store().spaces())
+    if (space.kind == memory::SpaceKind::kShared) store().drop(space);
   return pager_->wait_done(deadline, cancel);
 }
 

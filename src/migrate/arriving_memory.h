@@ -3,6 +3,7 @@
 #pragma once
 #include <condition_variable>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "criu/lazy_images.h"
 #include "memory/page_store.h"
 #include "memory/pager_client.h"
+#include "migrate/resume_file.h"
 #include "proto/peer.pb.h"
 
 namespace transship::migrate {
@@ -23,6 +25,10 @@ class ArrivingMemory {
   // `byte_limit`: what was reserved for pages. `on_lost` is called once, on a thread of its own making, when memory
   // cannot be given to the restored processes any more: they must be killed. Until this object ends they wait.
   static Result<std::unique_ptr<ArrivingMemory>> create(uint64_t byte_limit, std::function<void(const Error&)> on_lost);
+  // After a restart of the daemon: of the pager that start_pager() has started in `work_dir`, which may have ended
+  // meanwhile. kCorrupt: not all of the memory could be filled; on_lost is not called then.
+  static Result<std::unique_ptr<ArrivingMemory>> adopt(const std::string& work_dir,
+                                                       std::function<void(const Error&)> on_lost);
   // The pager goes on without us until all is filled, unless abort() was called.
   ~ArrivingMemory() = default;
 
@@ -44,26 +50,25 @@ class ArrivingMemory {
   memory::PagerProgress progress() const;
 
  private:
-  ArrivingMemory(memory::PageStore store, std::function<void(const Error&)> on_lost)
-      : store_(std::move(store)), on_lost_(std::move(on_lost)) {}
-  // What the pager must give to one process.
-  struct Expected {
-    memory::SpaceId space;
-    std::vector<memory::PageRange> ranges;
-  };
-  Result<> check_complete() const;
-  Result<bool> list_missing(peer::FillState& state, size_t limit) const;
+  ArrivingMemory(std::optional<memory::PageStore> store, std::function<void(const Error&)> on_lost)
+      : own_store_(std::move(store)), on_lost_(std::move(on_lost)) {}
+  memory::PageStore& store() { return own_store_ ? *own_store_ : pager_->store(); }
+  memory::PagerClient::Options pager_options(const std::string& work_dir);
+  Result<> reconnect(const std::string& work_dir);
+  Result<> check_complete();
+  Result<bool> list_missing(peer::FillState& state, size_t limit);
 
-  memory::PageStore store_;
+  std::optional<memory::PageStore> own_store_;  // none: the pager's
   const std::function<void(const Error&)> on_lost_;
-  std::vector<Expected> expected_;  // set once, by prepare()
+  std::string work_dir_;
+  ExpectedPages expected_;  // set once, by prepare() or adopt()
   Mutex mu_;
   std::condition_variable_any changed_;
   std::vector<std::pair<memory::SpaceId, uint64_t>> wanted_ GUARDED_BY(mu_);
   bool prepared_ GUARDED_BY(mu_) = false;
   bool sealed_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);
-  std::unique_ptr<memory::PagerClient> pager_;  // after what its threads use
+  std::unique_ptr<memory::PagerClient> pager_;  // after what its threads use; none, adopted: all is filled
 };
 
 }  // namespace transship::migrate

@@ -54,28 +54,35 @@ class DestinationMove::Busy {
   DestinationMove& move_;
 };
 
-DestinationMove::DestinationMove(Services& services, const SessionPeer& source, std::string id, Cancel cancel)
+DestinationMove::DestinationMove(Services& services, const SessionPeer& source, std::string id, std::string lane_token,
+                                 Cancel cancel)
     : services_(services),
       source_(source.name),
       source_address_(source.remote_address),
       own_address_(source.own_address),
       id_(std::move(id)),
-      lane_token_(random_hex(32)),
+      lane_token_(std::move(lane_token)),
       directory_(services.settings.run_dir + "/moves/" + id_),
       layers_dir_(services.settings.state_dir + "/moves/" + id_),
-      cancel_(std::move(cancel)) {}
+      cancel_(std::move(cancel)),
+      end_(Cancel::create().value()) {}
 
 DestinationMove::~DestinationMove() {
+  end_.cancel("the daemon ends");
+  resumed_thread_.join();
   cancel_.cancel("the daemon ends");
   engine_thread_.join();
   finish_thread_.join();
+  MutexLock lock(mu_);
+  if (state_ == State::kParked || (state_ == State::kRunning && !finished_)) tmpfs_.keep();
 }
 
 Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& services, const SessionPeer& source,
                                                                  const peer::ReserveRequest& request) {
   if (!is_plain_name(request.move_id())) return fail(Errc::kPeerProtocol, "the move id is not a plain name");
   TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
-  std::shared_ptr<DestinationMove> move(new DestinationMove(services, source, request.move_id(), std::move(cancel)));
+  std::shared_ptr<DestinationMove> move(
+      new DestinationMove(services, source, request.move_id(), random_hex(32), std::move(cancel)));
   if (auto r = move->set_up(request); !r) {
     move->undo();
     return std::unexpected(std::move(r).error().context(fmt::format("reserve on {}", services.settings.node)));
@@ -172,6 +179,7 @@ Result<peer::Reply> DestinationMove::prepare() {
   }
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
   prepared.set_container_id(staged_->id);
+  TS_TRY(save());
   MutexLock lock(mu_);
   state_ = State::kStaged;
   return reply;

@@ -20,6 +20,7 @@
 #include "migrate/arriving_memory.h"
 #include "migrate/services.h"
 #include "network/moved_connections.h"
+#include "proto/journal.pb.h"
 #include "proto/peer.pb.h"
 #include "storage/byte_stream.h"
 #include "sys/file.h"
@@ -40,6 +41,12 @@ class DestinationMove {
   // Reserves. `source` is the pinned peer's name, `source_endpoint` where its session came from.
   static Result<std::shared_ptr<DestinationMove>> create(Services& services, const SessionPeer& source,
                                                          const peer::ReserveRequest& request);
+  // A move that a daemon which was killed was in the middle of: `facts` from its resume file. Goes on by itself: undoes
+  // it; or, parked, asks the source for the decision; or, decided, waits for its memory. An error: nothing is known of
+  // its container, the directory is still there.
+  static Result<std::shared_ptr<DestinationMove>> resume(Services& services, const std::string& move_id,
+                                                         const journal::Arriving& facts);
+  // What is parked, and memory that is still being filled, stays for the next daemon.
   ~DestinationMove();
   DestinationMove(const DestinationMove&) = delete;
   DestinationMove& operator=(const DestinationMove&) = delete;
@@ -95,7 +102,13 @@ class DestinationMove {
   };
   class Busy;
 
-  DestinationMove(Services& services, const SessionPeer& source, std::string id, Cancel cancel);
+  DestinationMove(Services& services, const SessionPeer& source, std::string id, std::string lane_token, Cancel cancel);
+  // For whoever comes after a kill -9 of this daemon.
+  Result<> save() const;
+  Result<> take_up(const journal::Arriving& facts);
+  void take_up_memory();
+  void go_on();
+  std::string lost() const;
   Result<> set_up(const peer::ReserveRequest& request);
   Result<> expect(std::string_view request, std::initializer_list<State> allowed) const;
   Result<> receive_pages(uint8_t kind, std::span<const std::byte> frame);
@@ -111,7 +124,7 @@ class DestinationMove {
   Result<> check_images(const peer::RestoreRequest& request);
   Result<> make_memory(uint64_t page_bytes);
   void memory_lost(const Error& error);
-  void wait_filled();
+  bool wait_filled();
   void run_cutover();
   void finish_running();
   void undo();
@@ -133,6 +146,7 @@ class DestinationMove {
   uint64_t images_limit_ = 0;
   uint64_t storage_limit_ = 0;
   Cancel cancel_;  // fires on abort: ends every wait of this move
+  Cancel end_;     // fires with the end of this object
 
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;
@@ -143,6 +157,7 @@ class DestinationMove {
   std::map<std::string, std::unique_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
+  std::string lost_ GUARDED_BY(mu_);  // why it cannot run here, nor anywhere once it is committed
   bool discard_again_ GUARDED_BY(mu_) = false;
   Clock::time_point discard_tried_ GUARDED_BY(mu_);
 
@@ -161,6 +176,7 @@ class DestinationMove {
   Result<> engine_outcome_;
   Thread engine_thread_;
   Thread finish_thread_;
+  Thread resumed_thread_;
   bool connections_installed_ = false;
   peer::Parked parked_;
   std::string cutover_error_;

@@ -60,6 +60,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
   }
+  TS_TRY(save());
   parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
@@ -76,7 +77,13 @@ Result<peer::Reply> DestinationMove::commit() {
   auto& running = *reply.mutable_running();
   {
     MutexLock lock(mu_);
-    if (state_ == State::kRunning) return reply;  // asked again after a lost answer
+    bool again = state_ == State::kRunning;  // after a lost answer
+    if (again && lost_.empty()) return reply;
+    if (!lost_.empty()) {
+      state_ = State::kRunning;
+      if (!again) finish_thread_ = Thread("finish", [this] { finish_running(); });
+      return fail(Errc::kCorrupt, "{} was killed on {}: {}", wanted_.name, services_.settings.node, lost_);
+    }
   }
   auto begin = Clock::now();
   auto urgent = std::make_optional<sys::Urgent>();
@@ -136,6 +143,7 @@ void DestinationMove::memory_lost(const Error& error) {
   {
     MutexLock lock(mu_);
     cgroup = cgroup_;
+    if (lost_.empty()) lost_ = error.message();
   }
   if (!cgroup.empty()) {
     if (auto r = sys::Cgroup::at(cgroup); r) (void)r->kill_all();
@@ -151,29 +159,41 @@ Result<peer::Reply> DestinationMove::fill(const peer::FillRequest& request) {
   return reply;
 }
 
-void DestinationMove::wait_filled() {
+// False: this daemon ends before; pager and container go on, and the next daemon waits.
+bool DestinationMove::wait_filled() {
   auto begin = Clock::now();
   auto filled = memory_->wait_filled(Deadline::in(kFillLimit), cancel_);
   auto p = memory_->progress();
   TS_LOG_INFO("mig={} phase=fill pages={} faults={} waited={} p50_us={} p99_us={} max_us={} ms={} {}", id_,
               p.done_pages, p.faults, p.requests, p.wait_p50.count(), p.wait_p99.count(), p.wait_max.count(),
               ms_between(begin, Clock::now()), filled ? "" : filled.error().message());
-  if (!filled && filled.error().code() != Errc::kCancelled) cutover_error_ = filled.error().message();
+  if (filled) return true;
+  // The same that memory_lost() hears, perhaps before it does.
+  MutexLock lock(mu_);
+  if (lost_.empty() && filled.error().code() == Errc::kCancelled) return false;
+  if (lost_.empty()) lost_ = filled.error().message();
+  return true;
+}
+
+std::string DestinationMove::lost() const {
+  MutexLock lock(mu_);
+  return lost_;
 }
 
 // Off the gap: what a running container does not wait for.
 void DestinationMove::finish_running() {
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
     TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
-  if (auto r = engine_->finish(staged_->id, wanted_); !r)
+  if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
-  if (memory_) wait_filled();
+  if (memory_ && !wait_filled()) return;
   tmpfs_ = {};
   (void)sys::remove_tree(layers_dir_);
   services_.reservations.release(id_);
   reserved_ = false;
-  record("done", cutover_error_);
+  auto lost = this->lost();
+  record(lost.empty() ? "done" : "failed", lost.empty() ? cutover_error_ : lost);
   MutexLock lock(mu_);
   finished_ = true;
 }
@@ -225,6 +245,7 @@ void DestinationMove::undo() {
   }
   if (staged_) {
     discard();
+    if (!gate_) gate::remove_gate(staged_->id);
     if (connections_installed_) (void)network::remove_moved_connections(staged_->id);
   }
   gate_.reset();

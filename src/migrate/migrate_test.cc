@@ -1,12 +1,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/text.h"
 #include "migrate/convert.h"
 #include "migrate/event_feed.h"
 #include "migrate/move_table.h"
 #include "migrate/phase.h"
 #include "migrate/reporter.h"
+#include "migrate/resume_file.h"
+#include "sys/file.h"
 
 namespace transship::migrate {
 namespace {
@@ -147,6 +151,45 @@ TEST(MoveId, IsAPlainNameAndNew) {
   auto id = new_move_id();
   EXPECT_TRUE(is_plain_name(id));
   EXPECT_NE(id, new_move_id());
+}
+
+class ResumeFileTest : public testing::Test {
+ protected:
+  ResumeFileTest() {
+    std::string pattern = testing::TempDir() + "/resumeXXXXXX";
+    dir_ = ::mkdtemp(pattern.data());
+  }
+  ~ResumeFileTest() override { (void)sys::remove_tree(dir_); }
+  std::string dir_;
+};
+
+TEST_F(ResumeFileTest, ComesBackAsItWasAndIsNobodyElses) {
+  EXPECT_EQ(read_resume_file(dir_).error().code(), Errc::kNotFound);
+  journal::ResumeFile file;
+  file.mutable_arriving()->set_lane_token("secret");
+  ASSERT_TRUE(write_resume_file(dir_, file));
+  EXPECT_EQ(read_resume_file(dir_)->arriving().lane_token(), "secret");
+  auto mode = std::filesystem::status(dir_ + "/resume").permissions();
+  EXPECT_EQ(mode, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  ASSERT_TRUE(sys::write_file_atomic(dir_ + "/resume", "\xff\xff\xff"));
+  EXPECT_EQ(read_resume_file(dir_).error().code(), Errc::kCorrupt);
+}
+
+TEST_F(ResumeFileTest, ExpectedPagesComeBack) {
+  using memory::SpaceKind;
+  ExpectedPages expected = {{{SpaceKind::kTask, 1}, {{0x1000, 1}, {0x2000, 7}, {0x7fff'0000'0000, 1U << 20}}},
+                            {{SpaceKind::kTask, 17}, {}}};
+  ASSERT_TRUE(write_expected_pages(dir_, expected));
+  EXPECT_EQ(*read_expected_pages(dir_), expected);
+}
+
+TEST_F(ResumeFileTest, ExpectedPagesBeyondAllMemoryAreRefused) {
+  journal::ExpectedPages message;
+  auto& space = *message.add_spaces();
+  space.add_gaps_and_lengths(~uint64_t{0});
+  space.add_gaps_and_lengths(2);
+  ASSERT_TRUE(sys::write_file_atomic(dir_ + "/expected-pages", message.SerializeAsString()));
+  EXPECT_EQ(read_expected_pages(dir_).error().code(), Errc::kCorrupt);
 }
 
 }  // namespace

@@ -120,6 +120,13 @@ Result<std::shared_ptr<DestinationMove>> MoveTable::reserve(const SessionPeer& s
   return move;
 }
 
+Result<> MoveTable::resume(const std::string& move_id, const journal::Arriving& facts) {
+  TS_TRY_ASSIGN(auto move, DestinationMove::resume(services_, move_id, facts));
+  MutexLock lock(mu_);
+  destinations_[move->id()] = std::move(move);
+  return {};
+}
+
 Result<> MoveTable::ended_here(const std::string& move_id, const std::string& peer) const {
   auto move = services_.store->move(move_id);
   if (move && move->role == "destination" && move->from == peer) {

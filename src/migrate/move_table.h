@@ -33,6 +33,8 @@ class MoveTable {
 
   // ---- destination
   Result<std::shared_ptr<DestinationMove>> reserve(const SessionPeer& source, const peer::ReserveRequest& request);
+  // Of a daemon that was killed (DestinationMove::resume); before anybody can ask for it.
+  Result<> resume(const std::string& move_id, const journal::Arriving& facts);
   // Only moves of that peer are found: another pinned peer's are none of its business.
   std::shared_ptr<DestinationMove> find(const std::string& move_id, const std::string& peer) const;
   // What a destination is told that has lost its session: never a guess.

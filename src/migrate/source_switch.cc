@@ -36,6 +36,8 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
   TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
+  // A daemon that comes after this one puts them back.
+  record("running", "", *restarts_held_);
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
   if (!addresses.empty()) {

@@ -128,8 +128,9 @@ sigset_t block_signals() {
 Result<> serve(const Config& config, const sigset_t& signals) {
   TS_TRY_ASSIGN(auto owned_services, make_services(config));
   migrate::Services& services = *owned_services;
-  recover(services);
+  auto unfinished = recover(services);
   migrate::MoveTable moves(services);
+  resume(services, moves, unfinished);
   PeerService peers(services, moves);
   wire::ListenerOptions options;
   TS_TRY_ASSIGN(options.address, wire::parse_endpoint(config.listen, true));

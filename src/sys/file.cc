@@ -92,6 +92,17 @@ Result<TmpfsMount> TmpfsMount::create(const std::string& path, uint64_t size_byt
   return m;
 }
 
+Result<TmpfsMount> TmpfsMount::adopt(const std::string& path) {
+  struct stat here{};
+  struct stat above{};
+  if (::stat(path.c_str(), &here) != 0 || ::stat((path + "/..").c_str(), &above) != 0)
+    return fail_errno(errno, "look at {}", path);
+  if (here.st_dev == above.st_dev) return fail(Errc::kNotFound, "nothing is mounted at {}", path);
+  TmpfsMount m;
+  m.path_ = path;
+  return m;
+}
+
 TmpfsMount& TmpfsMount::operator=(TmpfsMount&& other) noexcept {
   if (this == &other) return *this;
   unmount();

@@ -35,6 +35,10 @@ class TmpfsMount {
  public:
   // `path` is made (0700) and must not be a mount point yet. `size_bytes` is the most it may hold.
   static Result<TmpfsMount> create(const std::string& path, uint64_t size_bytes);
+  // One that is there already, of a daemon that has ended. kNotFound: nothing is mounted at `path`.
+  static Result<TmpfsMount> adopt(const std::string& path);
+  // Leaves it for somebody who adopts it.
+  void keep() { path_.clear(); }
   TmpfsMount() = default;
   TmpfsMount(TmpfsMount&& other) noexcept { *this = std::move(other); }
   TmpfsMount& operator=(TmpfsMount&& other) noexcept;

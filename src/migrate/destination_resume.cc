@@ -1,0 +1,87 @@
+// A destination's move after a kill -9 of the daemon: what it leaves, and how the next daemon takes it up.
+#include "base/log.h"
+#include "migrate/convert.h"
+#include "migrate/destination.h"
+#include "migrate/resume_file.h"
+
+namespace transship::migrate {
+
+Result<> DestinationMove::save() const {
+  journal::ResumeFile file;
+  auto& facts = *file.mutable_arriving();
+  facts.set_source(source_);
+  facts.set_source_address(source_address_);
+  facts.set_own_address(own_address_);
+  facts.set_lane_token(lane_token_);
+  *facts.mutable_container() = to_facts(wanted_);
+  facts.mutable_staged()->set_id(staged_->id);
+  facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
+  facts.mutable_staged()->set_rootfs(staged_->rootfs);
+  facts.mutable_staged()->set_rootfs_kind(staged_->rootfs_kind);
+  facts.set_started_ms(started_ms_);
+  facts.set_live_memory(memory_ != nullptr);
+  if (parked_container_) facts.set_parked(parked_container_->facts());
+  return write_resume_file(directory_, file);
+}
+
+Result<std::shared_ptr<DestinationMove>> DestinationMove::resume(Services& services, const std::string& move_id,
+                                                                 const journal::Arriving& facts) {
+  TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
+  SessionPeer source{facts.source(), facts.source_address(), facts.own_address()};
+  std::shared_ptr<DestinationMove> move(
+      new DestinationMove(services, source, move_id, facts.lane_token(), std::move(cancel)));
+  TS_TRY(move->take_up(facts));
+  move->resumed_thread_ = Thread("move-resumed", [m = move.get()] { m->go_on(); });
+  return move;
+}
+
+Result<> DestinationMove::take_up(const journal::Arriving& facts) {
+  TS_TRY_ASSIGN(wanted_, from_facts(facts.container()));
+  TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
+  started_ms_ = facts.started_ms();
+  const auto& s = facts.staged();
+  staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind()};
+  connections_installed_ = true;  // perhaps
+  TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
+  auto parked = gate::Parked::adopt(facts.parked());
+  {
+    MutexLock lock(mu_);
+    state_ = facts.parked().empty() ? State::kStaged : State::kParked;
+    if (facts.parked().empty()) return {};
+    if (parked)
+      cgroup_ = parked->cgroup();
+    else
+      lost_ = parked.error().message();
+  }
+  if (!parked) return {};
+  parked_container_ = std::move(*parked);
+  if (facts.live_memory()) take_up_memory();
+  return {};
+}
+
+void DestinationMove::take_up_memory() {
+  auto memory = ArrivingMemory::adopt(directory_ + "/work", [this](const Error& error) { memory_lost(error); });
+  if (memory)
+    memory_ = std::move(*memory);
+  else
+    memory_lost(memory.error());
+}
+
+void DestinationMove::go_on() {
+  if (state_text() == "staged") return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
+  auto decision = services_.store->decision(id_);
+  if (decision && *decision == state::Decision::kCommit) {
+    // It was written after the release.
+    TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
+                lost().empty() ? "is being filled" : lost());
+    MutexLock lock(mu_);
+    state_ = State::kRunning;
+    finish_thread_ = Thread("finish", [this] { finish_running(); });
+    return;
+  }
+  TS_LOG_INFO("recovery: mig={} role=destination {} is parked here: asking {} for the decision", id_, wanted_.name,
+              source_);
+  ask_source(end_);
+}
+
+}  // namespace transship::migrate
