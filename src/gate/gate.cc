@@ -28,7 +28,7 @@ constexpr milliseconds kKillTime{2000};
 
 // All but the mark of a parked container, whose `start` is still to come. rmdir spares what is not empty.
 void remove_gate_dir(const std::string& dir) {
-  for (const char* name : {kGateSocket, kGateSettings, "criu.sock", "bin/criu"})
+  for (const char* name : {kGateSocket, kGateSettings, "criu.sock", "bin/criu", "bin/tar"})
     (void)::unlink((dir + "/" + name).c_str());
   (void)::rmdir((dir + "/bin").c_str());
   (void)::rmdir(dir.c_str());
