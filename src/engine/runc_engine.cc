@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "sys/file.h"
 #include "sys/process.h"
+#include "sys/program_version.h"
 
 namespace transship::engine {
 namespace {
@@ -81,12 +82,14 @@ std::vector<Conflict> namespace_conflicts(const Container& wanted, const Json& c
 
 }  // namespace
 
+constexpr milliseconds kVersionLimit{30'000};
+
 Result<std::string> RuncEngine::version() {
-  auto r = sys::run_ok({.argv = {options_.program, "--version"}});
+  auto r = sys::version_output(options_.program, Deadline::in(kVersionLimit));
   if (!r)
     return std::unexpected(Error(Errc::kUnavailable, r.error().message()).with_remedy("install runc, or set its path"));
   // "runc version 1.1.15+ds1"
-  auto line = std::string(trim(r->out.substr(0, r->out.find('\n'))));
+  auto line = std::string(trim(r->substr(0, r->find('\n'))));
   auto last = line.rfind(' ');
   return "runc " + (last == std::string::npos ? line : line.substr(last + 1));
 }

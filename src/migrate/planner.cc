@@ -1,6 +1,7 @@
 #include "migrate/planner.h"
 
 #include "base/text.h"
+#include "base/thread.h"
 #include "base/wall_clock.h"
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
@@ -69,7 +70,9 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.rootfs_files = planned.rootfs.files;
   input.max_bits_per_second = wishes.max_bits_per_second;
   if (services.settings.memory_method.method != criu::MemoryMethod::kFull) input.memory_mode = wishes.mode;
-  TS_TRY_ASSIGN(input.source, services.node_facts());
+  // Beside what the destination is asked for.
+  Result<NodeFacts> own = NodeFacts{};
+  Thread facts("plan-facts", [&] { own = services.node_facts(); });
   input.link.error = link_error;
   if (session != nullptr) {
     TS_TRY_CTX(measure_link(*session, input.link, cancel), fmt::format("measure the link to {}", peer));
@@ -78,17 +81,18 @@ Result<Planned> make_plan(const Services& services, const std::string& container
     take_rows(planned.judged, input);
     input.destination_judged = true;
   }
+  facts.join();
+  TS_TRY_ASSIGN(input.source, std::move(own));
   planned.rtt_ms = input.link.rtt_ms;
   planned.bits_per_second = input.link.bits_per_second;
   planned.result = plan::make_plan(input);
   return planned;
 }
 
-Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request) {
-  TS_TRY_ASSIGN(engine::Container wanted, from_facts(request.container()));
-  peer::JudgeReply reply;
-  TS_TRY_ASSIGN(NodeFacts facts, services.node_facts());
-  *reply.mutable_node() = to_proto(facts);
+namespace {
+
+Result<> judge_container(const Services& services, const peer::JudgeRequest& request, const engine::Container& wanted,
+                         peer::JudgeReply& reply) {
   auto add = [&](const std::string& check, peer::Verdict verdict, const std::string& found, const std::string& remedy) {
     auto* row = reply.add_rows();
     row->set_check(check);
@@ -99,7 +103,7 @@ Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeReques
   auto engine = services.engine(wanted.engine);
   if (!engine) {
     add("engine", peer::VERDICT_BLOCK, engine.error().message(), fmt::format("install {} there", wanted.engine));
-    return reply;
+    return {};
   }
   TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
   for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
@@ -113,6 +117,21 @@ Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeReques
       add("cpu-features", peer::VERDICT_BLOCK, cpu.error().message(),
           "choose a destination with the same CPU generation");
   }
+  return {};
+}
+
+}  // namespace
+
+Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request) {
+  TS_TRY_ASSIGN(engine::Container wanted, from_facts(request.container()));
+  peer::JudgeReply reply;
+  Result<NodeFacts> facts = NodeFacts{};
+  Thread gather("judge-facts", [&] { facts = services.node_facts(); });
+  auto judged = judge_container(services, request, wanted, reply);
+  gather.join();
+  TS_TRY(judged);
+  TS_TRY(facts);
+  *reply.mutable_node() = to_proto(*facts);
   return reply;
 }
 

@@ -15,6 +15,7 @@
 #include "sys/file.h"
 #include "sys/proc_text.h"
 #include "sys/process.h"
+#include "sys/program_version.h"
 
 namespace transship::sys {
 
@@ -58,21 +59,21 @@ void add_symbols(const ElfImage& image, const Elf64_Shdr& symbols, Digest& diges
 }
 
 void probe_criu(const NodeFactsOptions& options, NodeFacts& facts) {
-  auto r = run_ok({.argv = {options.criu, "--version"}, .deadline = options.deadline});
+  auto r = version_output(options.criu, options.deadline);
   if (!r) {
     facts.missing.push_back(
         fmt::format("CRIU does not run here ({}): install CRIU {} or newer", r.error().message(), kOldestCriu));
     return;
   }
-  facts.criu_version = version_in(r->out);
+  facts.criu_version = version_in(*r);
   if (!version_at_least(facts.criu_version, kOldestCriu))
     facts.missing.push_back(fmt::format("CRIU {} is too old: install {} or newer", facts.criu_version, kOldestCriu));
 }
 
 void probe_runc(const NodeFactsOptions& options, NodeFacts& facts) {
-  auto r = run_ok({.argv = {options.runc, "--version"}, .deadline = options.deadline});
+  auto r = version_output(options.runc, options.deadline);
   if (r)
-    facts.runc_version = version_in(r->out);
+    facts.runc_version = version_in(*r);
   else
     facts.missing.push_back(fmt::format(
         "runc does not run here ({}): containers that arrive run under it, install runc", r.error().message()));
