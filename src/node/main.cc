@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/thread.h"
+#include "migrate/cpu_features.h"
 #include "migrate/move_table.h"
 #include "node/config.h"
 #include "node/node_service.h"
@@ -142,6 +143,11 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   TS_TRY_ASSIGN(Cancel stop, Cancel::create());
   Thread garbage("garbage", [&] {
     while (sleep_for(kGarbageEvery, stop)) collect_garbage(services);
+  });
+  // What these ask programs for is remembered, so that the first plan does not wait for it.
+  Thread warm("warm-up", [&] {
+    (void)services.node_facts();
+    (void)migrate::cpuinfo_image(services.settings);
   });
   TS_LOG_INFO("node={} fingerprint={} listen={} socket={} ready", config.node_name,
               services.identity.fingerprint().text(), wire::to_text(listener->address()), config.socket);
