@@ -11,6 +11,8 @@ constexpr milliseconds kMaxWait{1000};
 // A pager that lives loses nothing while it does not answer; given up, its container must be killed.
 constexpr milliseconds kReconnectLimit{30'000};
 constexpr milliseconds kReconnectEvery{50};
+constexpr milliseconds kTellAgain{500};
+constexpr int kMaxWanted = 4096;
 // In one answer; a page list of 40 bytes each stays far below the limit of a message.
 constexpr size_t kMaxSpans = 20'000;
 
@@ -116,7 +118,7 @@ memory::PagerClient::Options ArrivingMemory::pager_options(const std::string& wo
   options.log_file = work_dir + "/pager.log";
   options.on_request = [this](memory::SpaceId space, uint64_t address) {
     MutexLock lock(mu_);
-    wanted_.emplace_back(space, address);
+    wanted_.push_back({space, address, {}});
     changed_.notify_all();
   };
   options.on_trouble = [this](const Error& error) {
@@ -183,19 +185,31 @@ Result<bool> ArrivingMemory::list_missing(peer::FillState& state, size_t limit) 
   return state.missing_size() == 0;
 }
 
+// True when there is one that the source has not been told, or long ago.
+bool ArrivingMemory::take_wanted(peer::FillState& state) {
+  std::erase_if(wanted_,
+                [&](const Wanted& w) { return store_.state(w.space, w.address) != memory::PageState::kAbsent; });
+  auto now = Clock::now();
+  for (auto& w : wanted_) {
+    if (state.wanted_size() == kMaxWanted || now - w.told < kTellAgain) continue;
+    w.told = now;
+    add_span(*state.mutable_wanted(), w.space, {w.address, 1});
+  }
+  return state.wanted_size() > 0;
+}
+
 Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& request) {
   auto deadline = Deadline::in(std::min(kMaxWait, milliseconds(request.wait_ms())));
   peer::FillState state;
   {
     MutexLock lock(mu_);
-    while (wanted_.empty() && lost_.empty() && !sealed_ && !deadline.passed())
+    // A list is asked for by the one who sends all the rest: what is waited for is told to the other one.
+    while (!request.list_missing() && !take_wanted(state) && lost_.empty() && !sealed_ && !deadline.passed())
       changed_.wait_for(mu_, deadline.remaining());
     if (!prepared_) {
       if (request.list_missing()) return fail(Errc::kPeerProtocol, "nothing has been restored yet");
       return state;  // asked in the moment before
     }
-    for (const auto& [space, address] : std::exchange(wanted_, {}))
-      add_span(*state.mutable_wanted(), space, {address, 1});
     state.set_lost(lost_);
     state.set_complete(sealed_);
   }

@@ -64,7 +64,14 @@ class ArrivingMemory {
   ExpectedPages expected_;  // set once, by prepare() or adopt()
   Mutex mu_;
   std::condition_variable_any changed_;
-  std::vector<std::pair<memory::SpaceId, uint64_t>> wanted_ GUARDED_BY(mu_);
+  // A page that somebody waits for, until it has come: an answer that names it may be lost with its connection.
+  struct Wanted {
+    memory::SpaceId space;
+    uint64_t address = 0;
+    Clock::time_point told;  // the source was, last
+  };
+  bool take_wanted(peer::FillState& state) REQUIRES(mu_);
+  std::vector<Wanted> wanted_ GUARDED_BY(mu_);
   bool prepared_ GUARDED_BY(mu_) = false;
   bool sealed_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);
