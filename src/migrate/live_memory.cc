@@ -155,7 +155,7 @@ Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmC
     TS_TRY_ASSIGN(uint64_t pages, send_round(&memory::DirtyTracker::round, /*frozen=*/false));
     TS_TRY(flush());
     rounds_.push_back({pages * memory::kPageBytes, lanes_.counters().wire_bytes - wire_before,
-                       std::chrono::duration<double>(Clock::now() - begin).count()});
+                       std::chrono::duration<double>(Clock::now() - begin).count(), stats_.throttle_percent});
     stats_.rounds = static_cast<uint32_t>(rounds_.size());
     last_ = plan::converge(rounds_, stats_.throttle_percent, limits);
     report_decision(last_);

@@ -68,6 +68,7 @@ class SourceMove {
   Result<> get_ready();
   void undo_ready();
   Result<> copy_memory();
+  Result<> copy_in_images();
   void undo_memory();
   void stop_memory();
   Result<> arm();

@@ -15,7 +15,7 @@ constexpr milliseconds kFollowPatience{60 * 60'000};
 }  // namespace
 
 Result<> SourceMove::copy_memory() {
-  if (!live_) return start_dump();
+  if (!live_) return copy_in_images();
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   LiveMemory::Settings settings;
   settings.options = request_.memory;
@@ -53,6 +53,18 @@ Result<> SourceMove::copy_memory() {
   return follow_ ? prepare_to_follow() : Result<>{};
 }
 
+// CRIU cannot leave memory out on this host: that is stop-and-copy, and nobody is to think that it is anything else.
+Result<> SourceMove::copy_in_images() {
+  const auto& why = services_.settings.memory_method.why;
+  auto mode = request_.memory.mode;
+  if (mode == plan::MemoryMode::kPreCopy || mode == plan::MemoryMode::kPostCopy)
+    return std::unexpected(Error(Errc::kKernelFeatureMissing,
+                                 fmt::format("{} cannot be done from this host: {}", plan::memory_mode_name(mode), why))
+                               .with_remedy("move it with --mode stop-copy"));
+  if (mode == plan::MemoryMode::kAuto) warnings_.push_back("memory: copied while it stands still: " + why);
+  return start_dump();
+}
+
 // Nothing of it is of use any more: it must not be waited for.
 void SourceMove::stop_memory() {
   {
@@ -77,7 +89,7 @@ Result<plan::ConvergeLimits> SourceMove::converge_limits() {
   plan::ConvergeLimits limits;
   limits.max_gap_ms = options.max_gap_ms;
   limits.may_throttle = options.may_throttle;
-  limits.may_post_copy = options.allow_post_copy;
+  limits.may_post_copy = options.allow_post_copy && options.mode == plan::MemoryMode::kAuto;
   const auto& p = planned_.result.prediction;
   limits.fixed_ms = static_cast<double>(p.freeze_ms + p.dump_ms + p.restore_ms + p.commit_ms);
   if (options.mode == plan::MemoryMode::kStopCopy) limits.fixed_ms += static_cast<double>(p.transfer_ms);

@@ -56,6 +56,8 @@ bool stuck(std::span<const Round> rounds, uint32_t throttle_percent) {
   size_t wanted = throttle_percent == 0 ? 3 : kRoundsPerStep;
   if (rounds.size() < wanted + 1) return false;
   auto recent = rounds.last(wanted);
+  // A step is judged by the rounds that were made under it.
+  if (std::ranges::any_of(recent, [&](const Round& r) { return r.throttle_percent != throttle_percent; })) return false;
   double first = static_cast<double>(recent.front().dirty_bytes);
   double last = static_cast<double>(recent.back().dirty_bytes);
   return first > 0 && last > first * kStuckRatio;

@@ -21,9 +21,10 @@ MemoryMode parse_memory_mode(std::string_view text);
 std::string_view memory_mode_name(MemoryMode mode);
 
 struct Round {
-  uint64_t dirty_bytes = 0;  // found when it began: all memory in the first one
-  uint64_t wire_bytes = 0;   // what travelled for it, after zero pages and compression
-  double seconds = 0;        // from the beginning of its scan until the receiver had everything
+  uint64_t dirty_bytes = 0;       // found when it began: all memory in the first one
+  uint64_t wire_bytes = 0;        // what travelled for it, after zero pages and compression
+  double seconds = 0;             // from the beginning of its scan until the receiver had everything
+  uint32_t throttle_percent = 0;  // in force while it was sent
 };
 
 struct ConvergeLimits {

@@ -38,11 +38,13 @@ class ConvergeTable : public testing::TestWithParam<Row> {};
 
 TEST_P(ConvergeTable, Decides) {
   const Row& row = GetParam();
+  auto rounds = row.rounds;
+  for (auto& round : rounds) round.throttle_percent = row.throttle;
   ConvergeLimits limits;
   limits.fixed_ms = row.fixed_ms;
   limits.may_throttle = row.may_throttle;
   limits.may_post_copy = row.may_post_copy;
-  auto c = converge(row.rounds, row.throttle, limits);
+  auto c = converge(rounds, row.throttle, limits);
   EXPECT_EQ(c.step, row.step) << c.why << " gap " << c.gap_ms << " dirty " << c.dirty_bytes_per_second / kMiB;
   EXPECT_FALSE(c.why.empty());
 }
@@ -109,6 +111,7 @@ Convergence play(double size_mib, double write_mib_s, double working_set_mib, co
   for (int i = 0; i < 500; ++i) {
     double seconds = 0.004 + dirty * kMiB / kLink;
     rounds.push_back(round_of(dirty, seconds));
+    rounds.back().throttle_percent = throttle;
     double rate = write_mib_s * (100 - throttle) / 100;
     dirty = working_set_mib * (1 - std::exp(-rate * seconds / working_set_mib));
     c = converge(rounds, throttle, limits);
@@ -154,6 +157,19 @@ TEST(Converge, AFastWriterIsSlowedDownUntilItFits) {
   auto c = play(4096, 200, 2048, limits);
   EXPECT_EQ(c.step, ConvergeStep::kFreeze) << c.why;
   EXPECT_GT(c.throttle_percent, 0U);
+}
+
+TEST(Converge, EachStepOfThrottlingIsGivenTime) {
+  ConvergeLimits limits;
+  limits.fixed_ms = 100;
+  auto rounds = kStuckRounds;
+  EXPECT_EQ(converge(rounds, 0, limits).step, ConvergeStep::kThrottle);
+  for (uint32_t i = 0; i < kRoundsPerStep; ++i) {
+    EXPECT_EQ(converge(rounds, kThrottleStep, limits).step, ConvergeStep::kRound) << i;
+    rounds.push_back(round_of(870, 7.8));
+    rounds.back().throttle_percent = kThrottleStep;
+  }
+  EXPECT_EQ(converge(rounds, kThrottleStep, limits).step, ConvergeStep::kThrottle);
 }
 
 TEST(Converge, TheEtaShrinks) {
