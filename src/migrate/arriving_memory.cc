@@ -188,7 +188,7 @@ Result<bool> ArrivingMemory::list_missing(peer::FillState& state, size_t limit) 
 // True when there is one that the source has not been told, or long ago.
 bool ArrivingMemory::take_wanted(peer::FillState& state) {
   std::erase_if(wanted_,
-                [&](const Wanted& w) { return store_.state(w.space, w.address) != memory::PageState::kAbsent; });
+                [&](const Wanted& w) { return store().state(w.space, w.address) != memory::PageState::kAbsent; });
   auto now = Clock::now();
   for (auto& w : wanted_) {
     if (state.wanted_size() == kMaxWanted || now - w.told < kTellAgain) continue;
