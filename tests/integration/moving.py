@@ -155,6 +155,6 @@ class Scene:
             # What the operator of plain bundles prepared on every host stays.
             allowed = (f"route: {self.redis.address} dev v{self.redis.name} ",)
             if host.name == name:
-                allowed += (f"container: {self.redis.name} running", "firewall: ", "gate: ")
+                allowed += (f"container: {self.redis.name} running", "firewall: ")
             found += leftovers.left_behind(host, self.before[host.name], allowed)
         return found
