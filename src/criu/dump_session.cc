@@ -26,6 +26,8 @@ constexpr milliseconds kEndTime{2'000};
 constexpr uint32_t kSeizeSeconds = 2;
 // Between two attempts to freeze: a new program is loaded in less.
 constexpr milliseconds kVforkTime{2};
+// Several of a throttle's cycles.
+constexpr milliseconds kPauseTime{200};
 
 // Which notification CRIU waits in; that is what we may answer.
 enum class Phase { kPreDump, kBusy, kPostDump, kEnded };
@@ -105,6 +107,20 @@ rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int i
   }
   for (const auto& external : o.externals) opts->add_external(external);
   return request;
+}
+
+}  // namespace
+
+namespace {
+
+// A throttle freezes for moments only (sys/throttle.h); what is paused stays frozen.
+Result<bool> paused(const sys::Cgroup& cgroup, const Cancel& cancel) {
+  auto deadline = Deadline::in(kPauseTime);
+  while (true) {
+    TS_TRY_ASSIGN(bool frozen, cgroup.frozen());
+    if (!frozen || deadline.passed()) return frozen;
+    TS_TRY(sleep_for(milliseconds(1), cancel));
+  }
 }
 
 }  // namespace
@@ -246,8 +262,8 @@ DumpSession::~DumpSession() {
 
 Result<DumpSession> DumpSession::start(const DumpOptions& options, const Cancel& cancel, Deadline deadline) {
   TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::of_process(options.pid));
-  TS_TRY_ASSIGN(bool frozen, cgroup.frozen());
-  if (frozen)
+  TS_TRY_ASSIGN(bool is_paused, paused(cgroup, cancel));
+  if (is_paused)
     return std::unexpected(Error(Errc::kRefused, fmt::format("the container of process {} is paused", options.pid))
                                .with_remedy("unpause it first"));
   TS_TRY_ASSIGN(Fd images, open_file(options.images_dir, O_RDONLY | O_DIRECTORY));
