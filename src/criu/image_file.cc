@@ -167,6 +167,27 @@ Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::strin
   return pids;
 }
 
+Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes, std::string_view name) {
+  TS_TRY_ASSIGN(auto pids, parse_process_tree(bytes, name));
+  TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kProcessTree, name));
+  std::map<pid_t, std::vector<pid_t>> threads;
+  for (size_t i = 0; i < records.size(); ++i) {
+    TS_TRY_ASSIGN(auto process, decode<img::Process>(records[i], name));
+    for (uint32_t tid : process.threads()) {
+      if (tid == 0 || tid > kMaxPid) return fail(Errc::kCorrupt, "{}: thread id {} is out of range", name, tid);
+      threads[pids[i]].push_back(static_cast<pid_t>(tid));
+    }
+  }
+  return threads;
+}
+
+Result<uint64_t> parse_rseq_area(std::string_view bytes, std::string_view name) {
+  TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kCore, name));
+  if (records.size() != 1) return fail(Errc::kCorrupt, "{} has {} records instead of one", name, records.size());
+  TS_TRY_ASSIGN(auto core, decode<img::Core>(records[0], name));
+  return core.thread_core().rseq_entry().rseq_abi_pointer();
+}
+
 Result<std::set<uint64_t>> list_shared_objects(int directory) {
   TS_TRY_ASSIGN(Fd own, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
   std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(own.get()), ::closedir);

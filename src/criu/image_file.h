@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -20,6 +21,7 @@ enum class ImageMagic : uint32_t {
   kPagemap = 0x56084025,  // of a process and of a shared object
   kMm = 0x57492820,
   kProcessTree = 0x50273030,
+  kCore = 0x55053847,
   kInventory = 0x58313116,
 };
 
@@ -54,6 +56,11 @@ bool can_be_lazy(const img::Vma& vma);
 
 // Pids of all processes, zombies included, in the order of the file; positive, each once.
 Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::string_view name);
+// The threads of each.
+Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes, std::string_view name);
+
+// Where the kernel keeps a thread's restartable sequences (rseq(2)), by its core image; 0: nowhere.
+Result<uint64_t> parse_rseq_area(std::string_view bytes, std::string_view name);
 
 // Shared memory objects that have a pagemap in `directory`: their numbers are in no list of CRIU's.
 Result<std::set<uint64_t>> list_shared_objects(int directory);

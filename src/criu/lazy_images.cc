@@ -13,6 +13,8 @@ namespace transship::criu {
 namespace {
 
 constexpr size_t kCopyBytes = 1U << 20;
+// Reserved memory of an object's pages; followed by its id.
+constexpr std::string_view kReserved = "reserved-shmem-";
 
 // One pagemap of the directory, and what becomes of it.
 struct Space {
@@ -35,6 +37,7 @@ struct Directory {
   Result<> plan(Space& s, const std::vector<img::Vma>* vmas);
   Result<> place(Space& s, img::PagemapEntry entry, bool lazy);
   Result<> fill(const Space& s, PageSource& source) const;
+  Result<> find_early();
   LazyPlan result();
 };
 
@@ -157,7 +160,18 @@ Result<> merge_pages(const Space& s, int old_pages, int new_pages, PageSource& s
     }
     written += size;
   }
+  // What was reserved may have been too much.
+  if (::ftruncate(new_pages, static_cast<off_t>(written)) < 0) return fail_errno(errno, "cut it to {} bytes", written);
   return {};
+}
+
+// A file to put the pages into: the reserved one, or a new one.
+Result<Fd> open_new_pages(int directory, const Space& s, const std::string& name) {
+  (void)::unlinkat(directory, name.c_str(), 0);
+  auto reserved = fmt::format("{}{}", kReserved, s.space.id);
+  if (s.space.shared && ::renameat(directory, reserved.c_str(), directory, name.c_str()) == 0)
+    return open_at(directory, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+  return open_at(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
 }
 
 Result<> Directory::fill(const Space& s, PageSource& source) const {
@@ -165,12 +179,40 @@ Result<> Directory::fill(const Space& s, PageSource& source) const {
   TS_TRY_ASSIGN(Fd old_pages, open_pages(fd.get(), s));
   if (!s.missing.eager.empty()) {
     auto name = pages_name(s.before.head.pages_id()), beside = name + ".new";
-    (void)::unlinkat(fd.get(), beside.c_str(), 0);
-    TS_TRY_ASSIGN(Fd pages, open_at(fd.get(), beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+    TS_TRY_ASSIGN(Fd pages, open_new_pages(fd.get(), s, beside));
     TS_TRY_CTX(merge_pages(s, old_pages.get(), pages.get(), source), fmt::format("complete {}", name));
     if (::renameat(fd.get(), beside.c_str(), fd.get(), name.c_str()) < 0) return fail_errno(errno, "rename {}", beside);
   }
   return write_image(fd.get(), s.name, serialize_pagemap(s.after));
+}
+
+bool holds(const std::vector<ImageRange>& ranges, uint64_t address) {
+  return std::ranges::any_of(
+      ranges, [&](const ImageRange& r) { return r.address <= address && address < r.address + r.pages * kImagePage; });
+}
+
+// Pages of its threads' restartable sequences.
+Result<std::set<uint64_t>> rseq_pages(int directory, const std::vector<pid_t>& threads) {
+  std::set<uint64_t> pages;
+  for (pid_t tid : threads) {
+    auto name = fmt::format("core-{}.img", tid);
+    TS_TRY_ASSIGN(auto bytes, read_image(directory, name));
+    TS_TRY_ASSIGN(uint64_t area, parse_rseq_area(bytes, name));
+    if (area != 0) pages.insert(area / kImagePage * kImagePage);
+  }
+  return pages;
+}
+
+Result<> Directory::find_early() {
+  TS_TRY_ASSIGN(auto tree, read_image(fd.get(), "pstree.img"));
+  TS_TRY_ASSIGN(auto threads, parse_threads(tree, "pstree.img"));
+  for (auto& s : spaces) {
+    if (s.space.shared || s.missing.lazy.empty()) continue;
+    TS_TRY_ASSIGN(auto pages, rseq_pages(fd.get(), threads[static_cast<pid_t>(s.space.id)]));
+    for (uint64_t page : pages)
+      if (holds(s.missing.lazy, page)) s.missing.early.push_back({page, 1});
+  }
+  return {};
 }
 
 Result<Directory> load_directory(const std::string& images_dir, uint64_t limit_bytes) {
@@ -202,7 +244,21 @@ Result<> PageSource::write_to(int fd, uint64_t offset, ImageSpace space, ImageRa
 
 Result<LazyPlan> plan_lazy_restore(const std::string& images_dir, uint64_t limit_bytes) {
   TS_TRY_ASSIGN(auto directory, load_directory(images_dir, limit_bytes));
+  TS_TRY_CTX(directory.find_early(), "images in " + images_dir);
   return directory.result();
+}
+
+Result<> reserve_shared_pages(const std::string& images_dir, uint64_t id, uint64_t bytes) {
+  auto path = fmt::format("{}/{}{}", images_dir, kReserved, id);
+  TS_TRY_ASSIGN(Fd fd, open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+  // Written, not allocated: only then is it there, of a virtual machine's memory too.
+  const std::vector<std::byte> zeros(std::min<uint64_t>(bytes, kCopyBytes));
+  Result<> written;
+  for (uint64_t left = bytes; written && left > 0; left -= std::min<uint64_t>(left, zeros.size()))
+    written = write_all(fd.get(), std::span(zeros).first(std::min<uint64_t>(left, zeros.size())));
+  if (written) return {};
+  (void)::unlink(path.c_str());
+  return std::unexpected(std::move(written).error().context(fmt::format("reserve {} for pages", format_bytes(bytes))));
 }
 
 Result<LazyPlan> prepare_lazy_restore(const std::string& images_dir, PageSource& source, uint64_t limit_bytes) {

@@ -32,6 +32,9 @@ struct MissingPages {
   ImageSpace space;
   std::vector<ImageRange> lazy;   // for the pager; none crosses the end of a mapping
   std::vector<ImageRange> eager;  // CRIU itself must find them in the images
+  // Of `lazy`: the kernel may write to them while CRIU restores (restartable sequences of a thread that is preempted),
+  // and CRIU then waits for the pager. plan_lazy_restore() only.
+  std::vector<ImageRange> early;
 };
 
 struct LazyPlan {
@@ -56,6 +59,11 @@ class PageSource {
 // What is missing in the images, nothing is changed. On the source, after the dump: what has to be sent. kCorrupt: they
 // are not what CRIU makes, or all pages together are more than `limit_bytes`.
 Result<LazyPlan> plan_lazy_restore(const std::string& images_dir, uint64_t limit_bytes);
+
+// On the destination, before the images come: takes memory for the pages of a shared object, about `bytes` of them, and
+// leaves it to prepare_lazy_restore(). To get fresh memory takes longer than to copy the pages into it, and the tasks
+// stand still by then. No object of that id in the images, or one of another size: nothing is lost.
+Result<> reserve_shared_pages(const std::string& images_dir, uint64_t id, uint64_t bytes);
 
 // On the destination: the images are complete except for memory. Afterwards they are fit for a restore with lazy pages
 // and hold every eager page. The images may come from a peer: nothing outside of the directory is read or written, and

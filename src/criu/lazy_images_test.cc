@@ -129,6 +129,30 @@ class LazyImages : public testing::Test {
 
 bool operator==(const E& a, const E& b) { return a.address == b.address && a.pages == b.pages && a.flags == b.flags; }
 
+TEST_F(LazyImages, RestartableSequencesOfLazyPagesAreEarly) {
+  img::Process process;
+  process.set_pid(1);
+  for (uint32_t tid : {1U, 5U, 6U, 7U}) process.add_threads(tid);
+  put("pstree.img", serialize_image(ImageMagic::kProcessTree, {process.SerializeAsString()}));
+  mappings(1, {{0x10000, 4}, {0x14000, 4, kAnonymous | MAP_LOCKED}});
+  pagemap({false, 1}, 1, {{0x10000, 8, kPageInParent}});
+  auto core = [&](uint32_t tid, uint64_t area) {
+    img::Core c;
+    if (area != 0) c.mutable_thread_core()->mutable_rseq_entry()->set_rseq_abi_pointer(area);
+    put(fmt::format("core-{}.img", tid), serialize_image(ImageMagic::kCore, {c.SerializeAsString()}));
+  };
+  core(1, 0x12fe0);
+  core(5, 0);
+  core(6, 0x12020);  // of the same page
+  core(7, 0x15020);  // in the images in any case
+  auto plan = plan_lazy_restore(dir_, kLimit);
+  ASSERT_TRUE(plan) << plan.error().message();
+  ASSERT_EQ(plan->spaces.size(), 1u);
+  EXPECT_EQ(plan->spaces[0].early, (std::vector<ImageRange>{{0x12000, 1}}));
+  std::filesystem::remove(dir_ + "/core-6.img");
+  EXPECT_FALSE(plan_lazy_restore(dir_, kLimit));
+}
+
 TEST_F(LazyImages, SplitsAtMappingsAndMergesContent) {
   const ImageSpace one{false, 1};
   mappings(1, {{0x10000, 4}, {0x14000, 4, kAnonymous | MAP_LOCKED}, {0x18000, 8}, {0x40000, 4, MAP_PRIVATE}});

@@ -155,6 +155,24 @@ TEST_F(SharedImages, OthersStayAsTheyAre) {
   EXPECT_EQ(content(5), "none");
 }
 
+TEST_F(SharedImages, ReservedMemoryIsUsedAndCutToSize) {
+  for (uint64_t reserved : {1U, 6U, 40U}) {
+    object(7, 3, {{0, 4, kPagePresent}, {0x10000, 2, kPagePresent}});
+    auto before = content(3);
+    held_[7] = {{0, 100}};
+    ASSERT_TRUE(leave_out());
+    ASSERT_TRUE(reserve_shared_pages(dir(), 7, reserved * kPage));
+    auto file = std::filesystem::path(dir()) / "reserved-shmem-7";
+    struct stat was{}, is{};
+    ASSERT_EQ(::stat(file.c_str(), &was), 0);
+    EXPECT_EQ(put_back(), 6u);
+    EXPECT_EQ(content(3), before);
+    ASSERT_EQ(::stat((dir() + "/pages-3.img").c_str(), &is), 0);
+    EXPECT_EQ(is.st_ino, was.st_ino);
+    EXPECT_FALSE(std::filesystem::exists(file));
+  }
+}
+
 TEST_F(SharedImages, BrokenImagesAreRefused) {
   object(7, 3, {{0, 2, kPagePresent}});
   held_[7] = {{0, 2}};

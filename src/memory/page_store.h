@@ -66,6 +66,8 @@ class PageStore {
   std::vector<SpaceId> spaces() const;
   // Content only.
   uint64_t bytes_held() const;
+  // Pages of one space with content or zero.
+  uint64_t pages_of(SpaceId space) const;
   uint64_t byte_limit() const;
 
   // The pager's part. `run`: how many pages from `address` on (at most `max_pages`, and never over the end of a chunk)

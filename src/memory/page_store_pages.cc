@@ -182,6 +182,18 @@ std::vector<SpaceId> PageStore::spaces() const {
   return list;
 }
 
+uint64_t PageStore::pages_of(SpaceId space) const {
+  uint64_t pages = 0;
+  for (auto base : bases_of(space)) {
+    for (auto at = base; at < base + kChunkBytes;) {
+      auto r = run(space, at, (base + kChunkBytes - at) / kPageBytes);
+      if (r.state == PageState::kContent || r.state == PageState::kZero) pages += r.pages;
+      at += r.pages * kPageBytes;
+    }
+  }
+  return pages;
+}
+
 uint64_t PageStore::bytes_held() const { return header_->held_pages.load() * kPageBytes; }
 uint64_t PageStore::byte_limit() const { return header_->limit_pages.load() * kPageBytes; }
 

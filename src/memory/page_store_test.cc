@@ -72,6 +72,8 @@ TEST_F(PageStoreTest, SegmentsOfOneBatchGetTheirOwnContent) {
   EXPECT_EQ(store_.state(kTask, kBase + 0x1000), PageState::kAbsent);
   EXPECT_EQ(store_.state(kOther, kBase), PageState::kAbsent);
   EXPECT_EQ(store_.bytes_held(), 2 * kPageBytes);
+  EXPECT_EQ(store_.pages_of(kTask), 5U);
+  EXPECT_EQ(store_.pages_of(kOther), 0U);
 }
 
 TEST_F(PageStoreTest, RangesCrossChunks) {

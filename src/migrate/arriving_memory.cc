@@ -30,11 +30,35 @@ class StoreSource final : public criu::PageSource {
  public:
   explicit StoreSource(memory::PageStore& store) : store_(store) {}
   Result<> read(criu::ImageSpace space, uint64_t address, std::span<std::byte> out) override {
-    memory::SpaceId id{space.shared ? memory::SpaceKind::kShared : memory::SpaceKind::kTask, space.id};
-    return store_.copy_out(id, {address, out.size() / memory::kPageBytes}, out);
+    return store_.copy_out(name(space), {address, out.size() / memory::kPageBytes}, out);
+  }
+  // Content goes straight from the store's mapping.
+  Result<> write_to(int fd, uint64_t offset, criu::ImageSpace space, criu::ImageRange range) override {
+    for (uint64_t done = 0; done < range.pages;) {
+      criu::ImageRange part{range.address + done * memory::kPageBytes, range.pages - done};
+      auto run = store_.run(name(space), part.address, part.pages);
+      part.pages = run.pages;
+      auto bytes = std::span(run.content, run.content == nullptr ? 0 : run.pages * memory::kPageBytes);
+      TS_TRY(bytes.empty() ? PageSource::write_to(fd, offset, space, part) : write_at(fd, offset, bytes));
+      offset += part.pages * memory::kPageBytes;
+      done += part.pages;
+    }
+    return {};
   }
 
  private:
+  static memory::SpaceId name(criu::ImageSpace space) {
+    return {space.shared ? memory::SpaceKind::kShared : memory::SpaceKind::kTask, space.id};
+  }
+  static Result<> write_at(int fd, uint64_t offset, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      ssize_t n = retry_eintr([&] { return ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+      if (n < 0) return fail_errno(errno, "write {} of pages", format_bytes(bytes.size()));
+      bytes = bytes.subspan(static_cast<size_t>(n));
+      offset += static_cast<uint64_t>(n);
+    }
+    return {};
+  }
   memory::PageStore& store_;
 };
 
@@ -52,6 +76,7 @@ void add_span(google::protobuf::RepeatedPtrField<peer::PageSpan>& list, memory::
 Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::create(uint64_t byte_limit,
                                                                std::function<void(const Error&)> on_lost) {
   TS_TRY_ASSIGN(auto store, memory::PageStore::create(byte_limit));
+  TS_TRY(store.map_content());
   return std::unique_ptr<ArrivingMemory>(new ArrivingMemory(std::move(store), std::move(on_lost)));
 }
 
@@ -137,6 +162,14 @@ Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
   TS_TRY_ASSIGN(pager_,
                 memory::PagerClient::spawn(store(), work_dir, pager_options(work_dir), Deadline::in(kPagerLimit)));
   return {};
+}
+
+void ArrivingMemory::reserve_images(const std::string& images_dir) {
+  for (const auto& space : store().spaces()) {
+    if (space.kind != memory::SpaceKind::kShared) continue;
+    if (auto r = criu::reserve_shared_pages(images_dir, space.id, store().pages_of(space) * memory::kPageBytes); !r)
+      TS_LOG_WARN("shared memory {}: {}", space.id, r.error().message());
+  }
 }
 
 Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {

@@ -38,6 +38,9 @@ class ArrivingMemory {
 
   // Before the engine is called: CRIU looks for the pager's socket in `work_dir`.
   Result<> start_pager(const std::string& work_dir);
+  // While nothing stands still yet: takes memory in `images_dir` for the shared memory that has come so far. What fails
+  // here is slower later, nothing else.
+  void reserve_images(const std::string& images_dir);
   // CRIU's images are complete in `images_dir`: makes them ready for a lazy restore. Unless `post_copy`, a page that is
   // missing is an error (kCorrupt), which names it.
   Result<> prepare(const std::string& images_dir, bool post_copy);

@@ -348,6 +348,7 @@ Result<peer::Reply> DestinationMove::arm() {
   }
   engine_called_ = Clock::now();
   engine_thread_ = Thread("engine-start", [this] { start_engine(); });
+  if (memory_) memory_->reserve_images(directory_ + "/images");
   auto ready = wait_at_gate();
   if (!ready && cancel_.cancelled() && !engine_outcome_) ready = engine_outcome_;
   if (!ready)

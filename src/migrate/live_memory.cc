@@ -243,11 +243,12 @@ Result<> LiveMemory::send_eager(const std::string& images_dir) {
     if (auto inner = memory::innermost_pid(pid); inner) tasks[*inner] = pid;
   }
   for (const auto& s : plan.spaces) {
-    if (s.space.shared || s.eager.empty()) continue;
+    if (s.space.shared || (s.eager.empty() && s.early.empty())) continue;
     auto task = tasks.find(s.space.id);
     if (task == tasks.end()) return fail(Errc::kCorrupt, "CRIU dumped process {}, which is not there", s.space.id);
     std::vector<memory::PageRange> ranges;
-    for (const auto& r : s.eager) ranges.push_back({r.address, r.pages});
+    for (const auto* list : {&s.eager, &s.early})
+      for (const auto& r : *list) ranges.push_back({r.address, r.pages});
     TS_TRY(send_run({{memory::SpaceKind::kTask, s.space.id}, task->second, ranges}));
   }
   TS_TRY(sender_->finish_round(Deadline::in(kFlushLimit)));

@@ -65,7 +65,7 @@ class LiveMemory {
   // Instead: the container is frozen, and what has changed is to follow later. What came of it is not to be used.
   // Shared memory is sent all the same.
   Result<> tell_stale();
-  // And, after the dump: what CRIU itself has to find when it restores. `images_dir`: of that dump.
+  // And, after the dump: what must be there when CRIU restores. `images_dir`: of that dump.
   Result<> send_eager(const std::string& images_dir);
   // After the dump and one of the last rounds: shared memory that was sent does not travel in CRIU's images as well.
   // `spare_dir`: on their file system. Any thread, while no other call is under way.
