@@ -12,6 +12,7 @@ constexpr milliseconds kMaxWait{1000};
 constexpr milliseconds kReconnectLimit{30'000};
 constexpr milliseconds kReconnectEvery{50};
 constexpr milliseconds kTellAgain{500};
+constexpr milliseconds kLookAgain{100};
 constexpr int kMaxWanted = 4096;
 // In one answer; a page list of 40 bytes each stays far below the limit of a message.
 constexpr size_t kMaxSpans = 20'000;
@@ -88,6 +89,7 @@ Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::adopt(const std::string&
   MutexLock lock(memory->mu_);
   memory->prepared_ = true;
   memory->sealed_ = memory->pager_ == nullptr || memory->store().sealed();
+  memory->follows_ = !memory->sealed_;
   return memory;
 }
 
@@ -192,6 +194,7 @@ Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) 
   MutexLock lock(mu_);
   prepared_ = true;
   sealed_ = !post_copy;
+  follows_ = post_copy;
   return {};
 }
 
@@ -245,6 +248,7 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
     }
     state.set_lost(lost_);
     state.set_complete(sealed_);
+    told_complete_ = told_complete_ || sealed_;
   }
   auto progress = this->progress();
   state.set_filled_pages(progress.done_pages);
@@ -259,8 +263,15 @@ Result<peer::FillState> ArrivingMemory::fill_state(const peer::FillRequest& requ
   state.set_complete(true);
   MutexLock lock(mu_);
   sealed_ = true;
+  told_complete_ = true;
   changed_.notify_all();
   return state;
+}
+
+void ArrivingMemory::wait_source_told(Deadline deadline, const Cancel& cancel) {
+  MutexLock lock(mu_);
+  while (follows_ && !told_complete_ && lost_.empty() && !deadline.passed() && !cancel.cancelled())
+    changed_.wait_for(mu_, std::min(deadline.remaining(), kLookAgain));
 }
 
 Result<> ArrivingMemory::wait_filled(Deadline deadline, const Cancel& cancel) {

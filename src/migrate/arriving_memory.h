@@ -48,6 +48,8 @@ class ArrivingMemory {
   Result<peer::FillState> fill_state(const peer::FillRequest& request);
   // Every page is in the restored processes and the pager has ended.
   Result<> wait_filled(Deadline deadline, const Cancel& cancel);
+  // Post-copy: until the source has been answered that all is there; it keeps its frozen processes until then.
+  void wait_source_told(Deadline deadline, const Cancel& cancel);
   // The restored processes are dead, or never came to be.
   void abort();
   memory::PagerProgress progress() const;
@@ -77,6 +79,8 @@ class ArrivingMemory {
   std::vector<Wanted> wanted_ GUARDED_BY(mu_);
   bool prepared_ GUARDED_BY(mu_) = false;
   bool sealed_ GUARDED_BY(mu_) = false;
+  bool follows_ GUARDED_BY(mu_) = false;  // post-copy
+  bool told_complete_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);
   std::unique_ptr<memory::PagerClient> pager_;  // after what its threads use; none, adopted: all is filled
 };

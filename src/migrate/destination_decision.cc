@@ -20,6 +20,7 @@ constexpr milliseconds kRestoreLimit{120'000};
 constexpr milliseconds kReleaseLimit{5000};
 // In post-copy the link decides how long it takes; the pager itself waits without limit.
 constexpr std::chrono::hours kFillLimit{72};
+constexpr milliseconds kSourceLimit{10 * 60'000};
 
 uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
   auto ms = std::chrono::duration_cast<milliseconds>(end - begin).count();
@@ -194,6 +195,8 @@ void DestinationMove::finish_running() {
   reserved_ = false;
   auto lost = this->lost();
   record(lost.empty() ? "done" : "failed", lost.empty() ? cutover_error_ : lost);
+  // A source that follows must find this move until it knows that it may end its own processes.
+  if (memory_) memory_->wait_source_told(Deadline::in(kSourceLimit), cancel_);
   MutexLock lock(mu_);
   finished_ = true;
 }
