@@ -27,20 +27,22 @@ Result<> remove_lock_tables(pid_t pid) {
   return {};
 }
 
-Result<> end_repair(int pidfd, int target_fd, pid_t pid) {
+// `mode`: TCP_REPAIR_OFF ends it where it is on; TCP_REPAIR_ON begins it wherever it can.
+Result<> set_repair(int pidfd, int target_fd, pid_t pid, int mode) {
   Fd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, target_fd, 0)));
   if (!socket.valid()) return fail_errno(errno, "get descriptor {} of process {}", target_fd, pid);
   int repair = 0;
   socklen_t size = sizeof repair;
   // Fails for every socket that is not TCP.
-  if (::getsockopt(socket.get(), IPPROTO_TCP, TCP_REPAIR, &repair, &size) < 0 || repair != TCP_REPAIR_ON) return {};
-  int off = TCP_REPAIR_OFF;
-  if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_REPAIR, &off, sizeof off) < 0)
-    return fail_errno(errno, "take descriptor {} of process {} out of TCP repair mode", target_fd, pid);
-  return {};
+  if (::getsockopt(socket.get(), IPPROTO_TCP, TCP_REPAIR, &repair, &size) < 0) return {};
+  if ((repair == TCP_REPAIR_ON) == (mode == TCP_REPAIR_ON)) return {};
+  if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_REPAIR, &mode, sizeof mode) == 0) return {};
+  // One that listens has no connection.
+  if (mode == TCP_REPAIR_ON && errno == EPERM) return {};
+  return fail_errno(errno, "change the TCP repair mode of descriptor {} of process {}", target_fd, pid);
 }
 
-Result<> end_repair_of_process(pid_t pid) {
+Result<> set_repair_of_process(pid_t pid, int mode) {
   TS_TRY_ASSIGN(Fd pidfd, sys::pidfd_open(pid));
   std::error_code error;
   Result<> first;
@@ -49,7 +51,7 @@ Result<> end_repair_of_process(pid_t pid) {
     if (!target.starts_with("socket:")) continue;
     auto number = parse_u64(entry.path().filename().string(), "descriptor");
     if (!number) continue;
-    if (auto r = end_repair(pidfd.get(), static_cast<int>(*number), pid); !r && first) first = std::move(r);
+    if (auto r = set_repair(pidfd.get(), static_cast<int>(*number), pid, mode); !r && first) first = std::move(r);
   }
   return first;
 }
@@ -59,7 +61,15 @@ Result<> end_repair_of_process(pid_t pid) {
 Result<> open_network_again(pid_t pid, const std::vector<pid_t>& pids) {
   Result<> first = remove_lock_tables(pid);
   for (pid_t p : pids) {
-    if (auto r = end_repair_of_process(p); !r && first) first = std::move(r);
+    if (auto r = set_repair_of_process(p, TCP_REPAIR_OFF); !r && first) first = std::move(r);
+  }
+  return first;
+}
+
+Result<> mute_sockets(const std::vector<pid_t>& pids) {
+  Result<> first;
+  for (pid_t p : pids) {
+    if (auto r = set_repair_of_process(p, TCP_REPAIR_ON); !r && first) first = std::move(r);
   }
   return first;
 }

@@ -21,9 +21,13 @@ MoveTable::~MoveTable() {
   housekeeper_.join();
   std::map<std::string, std::unique_ptr<SourceEntry>> sources;
   std::map<std::string, std::shared_ptr<DestinationMove>> destinations;
+  std::map<std::string, std::unique_ptr<ResumedSource>> resumed;
   {
     MutexLock lock(mu_);
-    for (auto& [id, entry] : sources_) (void)entry->move->cancel("the daemon ends");
+    for (auto& [id, entry] : sources_) {
+      if (!entry->move->cancel("the daemon ends")) entry->move->leave();
+    }
+    resumed.swap(resumed_);
     destinations.swap(destinations_);
     sources.swap(sources_);
   }
@@ -35,6 +39,10 @@ MoveTable::~MoveTable() {
 }
 
 Result<> MoveTable::check_not_moving(const std::string& container) const {
+  for (const auto& [id, move] : resumed_) {
+    if (!move->ended() && move->container() == container)
+      return fail(Errc::kAlreadyExists, "{} has been moved by move {}, which is not over yet", container, id);
+  }
   for (const auto& [id, entry] : sources_) {
     if (!entry->ended && entry->container == container)
       return std::unexpected(
@@ -98,6 +106,7 @@ size_t MoveTable::running() const {
   size_t n = 0;
   for (const auto& [id, entry] : sources_) n += entry->ended ? 0 : 1;
   for (const auto& [id, move] : destinations_) n += move->ended() ? 0 : 1;
+  for (const auto& [id, move] : resumed_) n += move->ended() ? 0 : 1;
   return n;
 }
 
@@ -120,8 +129,14 @@ Result<std::shared_ptr<DestinationMove>> MoveTable::reserve(const SessionPeer& s
   return move;
 }
 
-Result<> MoveTable::resume(const std::string& move_id, const journal::Arriving& facts) {
-  TS_TRY_ASSIGN(auto move, DestinationMove::resume(services_, move_id, facts));
+Result<> MoveTable::resume(const std::string& move_id, const journal::ResumeFile& facts) {
+  if (facts.has_leaving()) {
+    TS_TRY_ASSIGN(auto move, ResumedSource::start(services_, move_id, facts.leaving()));
+    MutexLock lock(mu_);
+    resumed_[move_id] = std::move(move);
+    return {};
+  }
+  TS_TRY_ASSIGN(auto move, DestinationMove::resume(services_, move_id, facts.arriving()));
   MutexLock lock(mu_);
   destinations_[move->id()] = std::move(move);
   return {};
@@ -181,6 +196,7 @@ void MoveTable::housekeeping() {
         buried.push_back(std::move(it->second));
         it = sources_.erase(it);
       }
+      std::erase_if(resumed_, [](const auto& entry) { return entry.second->ended(); });
       for (auto it = destinations_.begin(); it != destinations_.end();) {
         if (!it->second->ended()) {
           ++it;

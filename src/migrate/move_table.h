@@ -9,6 +9,7 @@
 #include "base/thread.h"
 #include "migrate/destination.h"
 #include "migrate/event_feed.h"
+#include "migrate/resumed_source.h"
 #include "migrate/source.h"
 
 namespace transship::migrate {
@@ -33,8 +34,8 @@ class MoveTable {
 
   // ---- destination
   Result<std::shared_ptr<DestinationMove>> reserve(const SessionPeer& source, const peer::ReserveRequest& request);
-  // Of a daemon that was killed (DestinationMove::resume); before anybody can ask for it.
-  Result<> resume(const std::string& move_id, const journal::Arriving& facts);
+  // Of a daemon that was killed: DestinationMove::resume() or ResumedSource; before anybody can ask for it.
+  Result<> resume(const std::string& move_id, const journal::ResumeFile& facts);
   // Only moves of that peer are found: another pinned peer's are none of its business.
   std::shared_ptr<DestinationMove> find(const std::string& move_id, const std::string& peer) const;
   // What a destination is told that has lost its session: never a guess.
@@ -63,6 +64,7 @@ class MoveTable {
   mutable Mutex mu_;
   std::map<std::string, std::unique_ptr<SourceEntry>> sources_ GUARDED_BY(mu_);
   std::map<std::string, std::shared_ptr<DestinationMove>> destinations_ GUARDED_BY(mu_);
+  std::map<std::string, std::unique_ptr<ResumedSource>> resumed_ GUARDED_BY(mu_);
   Thread housekeeper_;
 };
 

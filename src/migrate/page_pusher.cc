@@ -126,17 +126,18 @@ void PagePusher::stop() {
   link_.reset();
 }
 
-Result<> PagePusher::run(milliseconds patience) {
+Result<> PagePusher::run(milliseconds patience, const Cancel& end) {
+  end_ = end;
   if (tasks_.empty()) TS_TRY(find_tasks());
   {
     MutexLock lock(mu_);
     heard_ = Clock::now();
   }
-  TS_TRY_ASSIGN(Cancel never, Cancel::create());
   running_ = true;
   while (!finished()) {
     Result<> last = push();
     if (finished()) break;
+    TS_TRY(end.check());
     if (last.has_value()) last = fail(Errc::kUnavailable, "the destination ended the session");
     TS_LOG_WARN("mig={} phase=follow: {}", move_id_, last.error().message());
     {
@@ -144,7 +145,7 @@ Result<> PagePusher::run(milliseconds patience) {
       if (Clock::now() - heard_ > patience)
         return std::unexpected(std::move(last).error().context("pages are missing on the destination"));
     }
-    TS_TRY(sleep_for(kAgain, never));
+    TS_TRY(sleep_for(kAgain, end));
   }
   MutexLock lock(mu_);
   if (!complete_) return fail(Errc::kCorrupt, "{}", lost_);
@@ -182,6 +183,7 @@ Result<> PagePusher::push_missing() {
       // In pieces, so that it ends soon when it must.
       for (uint64_t done = 0; done < span.pages(); done += memory::kBatchPages) {
         TS_TRY(stop_->check());
+        TS_TRY(end_->check());
         peer::PageSpan piece = span;
         piece.set_address(span.address() + done * memory::kPageBytes);
         piece.set_pages(std::min<uint64_t>(memory::kBatchPages, span.pages() - done));

@@ -51,8 +51,9 @@ class PagePusher {
   // Ends what begin() has begun; run() makes a new link.
   void stop();
   // Sends the rest. Returns when the destination has every page. Reconnects as often as it takes; `patience` without a
-  // word from the destination is too long (kUnavailable). kCorrupt: the destination has lost the container.
-  Result<> run(milliseconds patience);
+  // word from the destination is too long (kUnavailable). kCorrupt: the destination has lost the container. `end` ends
+  // it early (kCancelled), within some ten seconds.
+  Result<> run(milliseconds patience, const Cancel& end);
   // Over all links, after run().
   const wire::LaneCounters& sent() const { return sent_; }
 
@@ -73,6 +74,7 @@ class PagePusher {
   const Hooks hooks_;
   std::optional<PushLink> link_;
   std::optional<Cancel> stop_;  // of link_
+  std::optional<Cancel> end_;   // of run()
   Result<> served_;
   std::atomic<bool> running_ = false;
   std::map<uint64_t, pid_t> tasks_;  // by the pid in the images

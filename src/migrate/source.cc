@@ -30,13 +30,16 @@ SourceMove::SourceMove(Services& services, SourceRequest request, Reporter::Sink
       request_(std::move(request)),
       reporter_(request_.move_id, std::move(sink)),
       cancel_(std::move(cancel)),
+      leaving_(Cancel::create().value()),
       started_ms_(unix_ms_now()),
       directory_(services.settings.run_dir + "/moves/" + request_.move_id),
       layers_dir_(services.settings.state_dir + "/moves/" + request_.move_id) {
   container_ = request_.container;
 }
 
-SourceMove::~SourceMove() = default;
+SourceMove::~SourceMove() {
+  if (leaving_.cancelled()) tmpfs_.keep();
+}
 
 std::string SourceMove::container() const {
   MutexLock lock(mu_);
@@ -409,6 +412,8 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   f.set_source_running(running);
   TS_LOG_ERROR("mig={} phase={} failed: {} ({})", id(), outcome.failed, error.message(), f.source_state());
   std::string state = decided ? "in doubt" : cancel_.cancelled() ? "cancelled" : "rolled-back";
+  // Left to the next daemon it is not over.
+  if (decided && leaving_.cancelled()) state = "running";
   record(state, error.message(), "");
   reporter_.emit(std::move(event));
 }

@@ -16,6 +16,7 @@
 #include "migrate/planner.h"
 #include "migrate/reporter.h"
 #include "migrate/services.h"
+#include "migrate/shut_network.h"
 #include "network/hold.h"
 #include "network/moved_connections.h"
 #include "storage/tree_delta.h"
@@ -46,6 +47,8 @@ class SourceMove {
   void run();
   // False when it is too late: the move has been committed.
   bool cancel(const std::string& reason);
+  // The daemon ends, and the move is committed: what is still to be done is left to the next daemon.
+  void leave() { leaving_.cancel("the daemon ends"); }
   // Ends the forwarding of late packets before its time: the container comes back to this node.
   void end_hold(const std::vector<std::string>& addresses);
   const std::string& id() const { return request_.move_id; }
@@ -81,6 +84,7 @@ class SourceMove {
   Result<> transfer();
   Result<> restore();
   Result<> commit();
+  Result<> save() const;
   Result<> decision_unknown(const Error& error);
   Result<> release();
   Result<> follow();
@@ -107,6 +111,7 @@ class SourceMove {
   const SourceRequest request_;
   Reporter reporter_;
   Cancel cancel_;
+  Cancel leaving_;
   mutable Mutex mu_;
   bool decided_ GUARDED_BY(mu_) = false;  // the commit cannot be called off any more
   std::string container_ GUARDED_BY(mu_);
@@ -130,6 +135,7 @@ class SourceMove {
 
   std::optional<std::string> restarts_held_;
   std::unique_ptr<network::PacketHold> hold_;
+  std::optional<ShutNetwork> shut_;  // from the dump to the end of the tasks
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
   std::unique_ptr<sys::Urgent> urgent_;                  // from the freeze to the release

@@ -239,7 +239,7 @@ Result<> SourceMove::confirm_commit(PeerSession& session) {
 Result<> SourceMove::follow() {
   if (!follow_) return {};
   if (!confirmed_) pusher_->stop();  // the next link begins with it
-  TS_TRY_CTX(pusher_->run(kFollowPatience),
+  TS_TRY_CTX(pusher_->run(kFollowPatience, leaving_),
              fmt::format("{} runs on {}, and a part of its memory is still on {}: the frozen processes here are kept",
                          container(), request_.peer, services_.settings.node));
   followed_ = pusher_->sent();

@@ -3,8 +3,10 @@
 #include "base/text.h"
 #include "engine/oci_bundle.h"
 #include "migrate/channels.h"
+#include "migrate/resume_file.h"
 #include "migrate/source.h"
 #include "sys/cgroup.h"
+#include "sys/process.h"
 
 namespace transship::migrate {
 namespace {
@@ -114,6 +116,11 @@ void SourceMove::undo_freeze() {
     if (auto r = services_.store->decide(id(), state::Decision::kAbort); !r)
       TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
   }
+  if (shut_) {
+    // CRIU's lock is still there.
+    if (auto r = shut_->open(); !r) TS_LOG_ERROR("mig={} open the network: {}", id(), r.error().message());
+    shut_.reset();
+  }
   if (dump_) {
     if (auto r = dump_->rollback(Deadline::in(kCallLimit)); !r)
       TS_LOG_ERROR("mig={} rollback of the dump: {}", id(), r.error().message());
@@ -139,6 +146,7 @@ void SourceMove::undo_freeze() {
 }
 
 Result<> SourceMove::transfer() {
+  TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
   peer::Request applied;
@@ -197,12 +205,41 @@ Result<> SourceMove::commit() {
     TS_TRY(cancel_.check());
     decided_ = true;
   }
+  if (auto r = save(); !r) {
+    MutexLock lock(mu_);
+    decided_ = false;
+    return r;
+  }
   // On disk before anything acts on it: from here on it is committed, whoever asks.
   if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
   // In post-copy the tasks live on after this, for their memory: however this process ends, they must not run again.
   dump_->keep_frozen();
   reporter_.gap_part("decide");
   return {};
+}
+
+// For a daemon that comes after a kill -9 of this one: after the decision there is only forward.
+Result<> SourceMove::save() const {
+  const auto& container = planned_.survey.container;
+  journal::ResumeFile file;
+  auto& facts = *file.mutable_leaving();
+  facts.set_peer(request_.peer);
+  facts.set_lane_token(lane_token_);
+  facts.set_container(this->container());
+  facts.set_engine(container.engine);
+  facts.set_container_id(container.id);
+  facts.set_pid(container.pid);
+  TS_TRY_ASSIGN(auto start, sys::start_time(container.pid));
+  facts.set_start_time(start);
+  TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::of_process(container.pid));
+  facts.set_cgroup(cgroup.path());
+  facts.set_keep_source(request_.keep_source);
+  facts.set_post_copy(follow_);
+  facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
+  facts.set_link_bytes_per_second(planned_.bits_per_second / 8);
+  facts.set_max_bits_per_second(request_.max_bits_per_second != 0 ? request_.max_bits_per_second
+                                                                  : services_.settings.max_bits_per_second);
+  return write_resume_file(directory_, file);
 }
 
 // The journal did not take the decision, as far as we can tell. It counts as a commit only if the journal says so; it
@@ -252,6 +289,8 @@ void SourceMove::end_source_tasks() {
   if (cgroup) (void)cgroup->kill_all();
   auto dead = dump_->commit(Deadline::in(kCallLimit));
   if (!dead) warnings_.push_back(fmt::format("source: {}", dead.error().message()));
+  if (dead && shut_) (void)shut_->open();
+  shut_.reset();
   // An empty cgroup that is still frozen looks like a paused container to its engine.
   if (dead && cgroup) (void)cgroup->thaw(Deadline::in(milliseconds(100)));
 }

@@ -7,8 +7,10 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
+#include "criu/rescue.h"
 #include "gate/gate.h"
 #include "migrate/resume_file.h"
+#include "migrate/shut_network.h"
 #include "migrate/survey.h"
 #include "network/hold.h"
 #include "network/moved_connections.h"
@@ -51,6 +53,19 @@ std::vector<Unfinished> sort_out_directories(migrate::Services& services) {
   return unfinished;
 }
 
+// What CRIU locked, should it have been killed as well, and what the daemon shut.
+void open_network(const sys::Cgroup& cgroup, pid_t pid) {
+  auto frozen = cgroup.frozen();
+  if (!frozen || !*frozen) return;
+  auto pids = cgroup.processes();
+  auto again = pids ? criu::open_network_again(pid, *pids) : Result<>(std::unexpected(pids.error()));
+  auto shut = migrate::ShutNetwork::shut(pid);
+  auto open = shut ? shut->open() : Result<>(std::unexpected(shut.error()));
+  for (const auto* r : {&again, &open}) {
+    if (!*r) TS_LOG_ERROR("recovery: open the network of process {}: {}", pid, r->error().message());
+  }
+}
+
 // An undecided move of ours: its tasks belong here. The kernel and CRIU have given them back already or do so when CRIU
 // notices that we are gone; what is left is the freeze that was ours.
 void give_back(migrate::Services& services, const state::Move& move) {
@@ -61,6 +76,7 @@ void give_back(migrate::Services& services, const state::Move& move) {
   }
   auto cgroup = sys::Cgroup::of_process(found->container.pid);
   if (cgroup) {
+    open_network(*cgroup, found->container.pid);
     if (auto r = sys::Throttle::lift_stale(*cgroup); !r)
       TS_LOG_ERROR("recovery: mig={} {}: {}", move.id, move.container, r.error().message());
     if (auto r = cgroup->thaw(Deadline::in(milliseconds(5000))); !r)
@@ -112,7 +128,7 @@ std::vector<Unfinished> recover(migrate::Services& services) {
 
 void resume(migrate::Services& services, migrate::MoveTable& moves, const std::vector<Unfinished>& unfinished) {
   for (const auto& u : unfinished) {
-    auto resumed = moves.resume(u.move_id, u.facts.arriving());
+    auto resumed = moves.resume(u.move_id, u.facts);
     if (resumed) continue;
     TS_LOG_ERROR("recovery: mig={} cannot be gone on with: {}", u.move_id, resumed.error().message());
     remove_directory(services.settings.run_dir + "/moves/" + u.move_id);

@@ -234,3 +234,47 @@ def test_pager_after_the_commit(scene):
     assert state["state"] == "failed" and "pager" in state["error"], state
     report = load.stop()
     assert report["wrong_values"] == 0 and report["lost_writes"] == 0
+
+
+# ---- post-copy: the memory is still on the source
+
+def test_destination_in_post_copy(scene):
+    s = scene()
+    azure = s.lab.host("azure")
+    move = begin_move(s, "--mode", "post-copy", phase="follow")
+    time.sleep(0.5)
+    kill_daemon(azure)
+    time.sleep(0.5)
+    start_daemon(azure)
+    outcome = move.outcome()
+    assert outcome.code == DONE and outcome.summary["mode"] == "post-copy", outcome.lines[-1]
+    s.check_runs_on("azure")
+    assert recorded(azure, move)["state"] == "done"
+
+
+def test_source_in_post_copy(scene):
+    s = scene()
+    azure = s.lab.host("azure")
+    move = begin_move(s, "--mode", "post-copy", phase="follow")
+    time.sleep(0.5)
+    kill_daemon(s.home)
+    time.sleep(0.5)  # CRIU has noticed
+    assert "frozen 1" in in_container(s, s.home, "cat $cg/cgroup.events")
+    assert "transship_leaving" in in_container(s, s.home, "nsenter -t $pid -n nft list tables")
+    move.outcome()
+    start_daemon(s.home)
+    wait_for("the end of the move", lambda: recorded(s.home, move)["state"] != "running", seconds=60)
+    assert recorded(s.home, move)["state"] == "done"
+    s.check_runs_on("azure", seconds=30)
+    assert recorded(azure, move)["state"] == "done"
+
+
+def test_source_between_the_decision_and_its_word(far_lab, scene):
+    """The destination has not heard of the commit; the old copy is dead or stands still, for good."""
+    s = scene(mib=8)
+    move = begin_move(s, "--mode", "stop-copy", phase="release")
+    kill_daemon(s.home)
+    move.outcome()
+    start_daemon(s.home)
+    s.check_runs_on("azure", seconds=30)
+    assert recorded(s.home, move)["state"] == "done"

@@ -1,0 +1,166 @@
+#include "migrate/resumed_source.h"
+
+#include "base/log.h"
+#include "base/wall_clock.h"
+#include "criu/rescue.h"
+#include "network/moved_connections.h"
+#include "sys/process.h"
+
+namespace transship::migrate {
+namespace {
+
+constexpr milliseconds kConnectLimit{10'000};
+constexpr milliseconds kForgetLimit{30'000};
+constexpr milliseconds kEndLimit{10'000};
+constexpr milliseconds kTellEvery{500};
+// Without a word from the destination; as in a move that nothing has happened to.
+constexpr milliseconds kPatience{60 * 60'000};
+
+}  // namespace
+
+ResumedSource::ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end)
+    : services_(services), id_(std::move(move_id)), facts_(std::move(facts)), end_(std::move(end)) {}
+
+ResumedSource::~ResumedSource() {
+  end_.cancel("the daemon ends");
+  thread_.join();
+  if (!ended_) directory_.keep();
+}
+
+Result<std::unique_ptr<ResumedSource>> ResumedSource::start(Services& services, const std::string& move_id,
+                                                            journal::Leaving facts) {
+  TS_TRY_ASSIGN(Cancel end, Cancel::create());
+  std::unique_ptr<ResumedSource> move(new ResumedSource(services, move_id, std::move(facts), std::move(end)));
+  TS_TRY_ASSIGN(move->directory_, sys::TmpfsMount::adopt(services.settings.run_dir + "/moves/" + move_id));
+  move->thread_ = Thread("move-resumed", [m = move.get()] { m->run(); });
+  return move;
+}
+
+std::string ResumedSource::container() const { return fmt::format("{}:{}", facts_.engine(), facts_.container_id()); }
+
+bool ResumedSource::tasks_live() const {
+  auto start = sys::start_time(facts_.pid());
+  return start && *start == facts_.start_time() && !sys::process_ended(facts_.pid());
+}
+
+void ResumedSource::run() {
+  TS_LOG_INFO("recovery: mig={} role=source committed: {} belongs to {}{}", id_, facts_.container(), facts_.peer(),
+              facts_.post_copy() ? ", which still needs its memory" : "");
+  // In post-copy nothing ends before the destination has all pages; otherwise first of all the old copy.
+  Result<> outcome = facts_.post_copy() ? push_pages() : end_tasks();
+  if (end_.cancelled()) return;
+  if (outcome) outcome = facts_.post_copy() ? end_tasks() : tell_commit();
+  if (end_.cancelled()) return;
+  if (outcome) forget();
+  directory_ = {};
+  record(outcome);
+  ended_ = true;
+}
+
+Result<std::unique_ptr<PeerSession>> ResumedSource::connect() {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(facts_.peer()));
+  auto deadline = Deadline::in(kConnectLimit);
+  TS_TRY_ASSIGN(auto session,
+                PeerSession::connect(services_.identity, target, services_.settings.node, deadline, end_));
+  if (confirmed_) return session;
+  // It asks by itself, but only now and then.
+  peer::Request request;
+  request.mutable_commit()->set_move_id(id_);
+  TS_TRY(session->call(request, deadline, end_));
+  confirmed_ = true;
+  return session;
+}
+
+Result<> ResumedSource::add_lanes(PushLink& link) {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(facts_.peer()));
+  auto lanes = [&](unsigned count, uint64_t limit) {
+    wire::LaneOptions options;
+    options.lanes = count;
+    options.max_bytes_per_second = limit / 8;
+    return wire::LaneSender::connect(services_.identity, target, link.session->remote(), services_.settings.node, id_,
+                                     facts_.lane_token(), options, Deadline::in(kConnectLimit), end_);
+  };
+  TS_TRY_ASSIGN(link.bulk, lanes(services_.settings.lanes, facts_.max_bits_per_second()));
+  TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
+  return {};
+}
+
+// Until it is heard, or the destination says that there is nothing it could do with it.
+Result<> ResumedSource::tell_commit() {
+  auto deadline = Deadline::in(kPatience);
+  while (true) {
+    auto told = connect();
+    if (told) return {};
+    if (told.error().code() == Errc::kNotFound || told.error().code() == Errc::kCorrupt || deadline.passed())
+      return std::unexpected(std::move(told).error().context("tell the destination"));
+    TS_TRY(sleep_for(kTellEvery, end_));
+  }
+}
+
+// The tasks are dead: killed when the destination had everything, or by somebody else.
+Result<> ResumedSource::all_there() {
+  TS_TRY(tell_commit());
+  TS_TRY_ASSIGN(auto session, connect());
+  peer::Request request;
+  request.mutable_fill()->set_move_id(id_);
+  TS_TRY_ASSIGN(auto reply, session->call(request, Deadline::in(kConnectLimit), end_));
+  if (reply.fill().complete()) return {};
+  return fail(Errc::kCorrupt, "process {} is gone, and {} still needs its memory", facts_.pid(), facts_.peer());
+}
+
+Result<> ResumedSource::push_pages() {
+  if (!tasks_live()) return all_there();
+  TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(facts_.cgroup()));
+  memory::PageSenderOptions options;
+  if (facts_.compression() <= static_cast<uint32_t>(memory::CompressionPolicy::kAuto))
+    options.compression = static_cast<memory::CompressionPolicy>(facts_.compression());
+  options.link_bytes_per_second = facts_.link_bytes_per_second();
+  PagePusher::Hooks hooks;
+  hooks.connect = [this] { return connect(); };
+  hooks.add_lanes = [this](PushLink& link) { return add_lanes(link); };
+  hooks.progress = [](const PushProgress&) {};
+  PagePusher pusher(id_, std::move(cgroup), options, std::move(hooks));
+  return pusher.run(kPatience, end_);
+}
+
+// Nothing of it reaches the network: no end of a connection that lives on elsewhere.
+Result<> ResumedSource::end_tasks() {
+  if (!tasks_live()) return {};
+  TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(facts_.cgroup()));
+  TS_TRY_ASSIGN(auto shut, ShutNetwork::shut(facts_.pid()));
+  TS_TRY_ASSIGN(auto pids, cgroup.processes());
+  TS_TRY_CTX(criu::mute_sockets(pids), "silence its connections");
+  TS_TRY(cgroup.kill_all());
+  auto deadline = Deadline::in(kEndLimit);
+  // The engine removes the cgroup of a dead container.
+  for (auto populated = cgroup.populated(); populated && *populated; populated = cgroup.populated()) {
+    if (deadline.passed()) return fail(Errc::kTimeout, "the tasks in {} did not die", cgroup.path());
+    TS_TRY(sleep_for(milliseconds(5), end_));
+  }
+  (void)cgroup.thaw(Deadline::in(milliseconds(100)));
+  return shut.open();
+}
+
+void ResumedSource::forget() {
+  if (auto engine = services_.engine(facts_.engine()); engine) {
+    auto r = (*engine)->forget(facts_.container_id(), facts_.keep_source(), Deadline::in(kForgetLimit));
+    if (!r) TS_LOG_WARN("recovery: mig={} the stopped source container: {}", id_, r.error().message());
+  }
+  (void)network::remove_moved_connections(facts_.container_id());
+}
+
+void ResumedSource::record(const Result<>& outcome) {
+  if (!outcome)
+    TS_LOG_ERROR("recovery: mig={} {}: {}", id_, facts_.container(), outcome.error().message());
+  else
+    TS_LOG_INFO("recovery: mig={} {} runs on {}", id_, facts_.container(), facts_.peer());
+  auto move = services_.store->move(id_);
+  if (!move) return;
+  move->state = outcome ? "done" : "failed";
+  move->error = outcome ? "" : outcome.error().message();
+  move->summary.clear();
+  move->ended_ms = unix_ms_now();
+  if (auto r = services_.store->put_move(*move, true); !r) TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+}
+
+}  // namespace transship::migrate

@@ -1,0 +1,54 @@
+// A source's move that was committed when its daemon was killed: forward is the only way. The tasks stand still, their
+// network is shut (shut_network.h); in post-copy the destination still needs their memory.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "base/thread.h"
+#include "migrate/page_pusher.h"
+#include "migrate/services.h"
+#include "migrate/shut_network.h"
+#include "proto/journal.pb.h"
+#include "sys/file.h"
+
+namespace transship::migrate {
+
+// Owns the thread that goes on with it.
+class ResumedSource {
+ public:
+  // `facts`: of its resume file.
+  static Result<std::unique_ptr<ResumedSource>> start(Services& services, const std::string& move_id,
+                                                      journal::Leaving facts);
+  // Where it has not ended yet, the next daemon takes it up.
+  ~ResumedSource();
+  ResumedSource(const ResumedSource&) = delete;
+  ResumedSource& operator=(const ResumedSource&) = delete;
+  // "podman:ID"
+  std::string container() const;
+  bool ended() const { return ended_; }
+
+ private:
+  ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end);
+  void run();
+  bool tasks_live() const;
+  Result<std::unique_ptr<PeerSession>> connect();
+  Result<> add_lanes(PushLink& link);
+  Result<> tell_commit();
+  Result<> push_pages();
+  Result<> all_there();
+  Result<> end_tasks();
+  void forget();
+  void record(const Result<>& outcome);
+
+  Services& services_;
+  const std::string id_;
+  const journal::Leaving facts_;
+  Cancel end_;
+  sys::TmpfsMount directory_;
+  bool confirmed_ = false;
+  std::atomic<bool> ended_ = false;
+  Thread thread_;
+};
+
+}  // namespace transship::migrate
