@@ -32,8 +32,8 @@ Rates rates_of(std::span<const Round> rounds) {
   const Round& last = rounds.back();
   Rates r;
   r.send = static_cast<double>(last.dirty_bytes) / std::max(last.seconds, 0.001);
-  // A tiny last round measures the round trip and not the link: take the fastest of the last few.
-  for (const auto& round : rounds.last(std::min<size_t>(rounds.size(), 4)))
+  // A tiny round measures the round trip and a busy CPU, not the link: the fastest one is what the link carries.
+  for (const auto& round : rounds)
     r.send = std::max(r.send, static_cast<double>(round.dirty_bytes) / std::max(round.seconds, 0.001));
   if (rounds.size() < 2) {
     // Nothing is known of the writer yet. As much as the whole round: one more round has to be made.
@@ -61,6 +61,12 @@ bool stuck(std::span<const Round> rounds, uint32_t throttle_percent) {
   double first = static_cast<double>(recent.front().dirty_bytes);
   double last = static_cast<double>(recent.back().dirty_bytes);
   return first > 0 && last > first * kStuckRatio;
+}
+
+// Rounds have a shortest length, and with it comes a smallest dirty set: there is nothing to gain below.
+bool shrinking(std::span<const Round> rounds) {
+  auto last_two = rounds.last(2);
+  return static_cast<double>(last_two[1].dirty_bytes) < static_cast<double>(last_two[0].dirty_bytes) * kStuckRatio;
 }
 
 // How long rounds go on until the gap is small enough, if every round leaves `ratio` of the one before.
@@ -131,7 +137,7 @@ Convergence converge(std::span<const Round> rounds, uint32_t throttle_percent, c
   if (c.gap_ms <= limits.max_gap_ms) {
     // Small enough; better still if that costs little.
     double saves = left_ms * (1 - std::min(ratio, 1.0));
-    bool better = rounds.size() >= 2 ? saves > kWorthMs : left_ms > kWorthMs;
+    bool better = rounds.size() >= 2 ? saves > kWorthMs && shrinking(rounds) : left_ms > kWorthMs;
     if (!better || over) {
       c.step = ConvergeStep::kFreeze;
       c.why = fmt::format("a gap of {:.0f} ms", c.gap_ms);
