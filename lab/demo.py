@@ -101,7 +101,7 @@ class Demo:
 
     def one_move(self, report, begin, end, source, destination, summary):
         gap = longest_silence_ms(report, begin, end)
-        transfer = summary["bytes_memory"] * 8000 / self.link_rate
+        transfer = summary["transfer_ms_at_link_rate"]  # of what was sent while it stood still
         limit = transfer + GAP_ALLOWANCE_MS
         result = {
             "from": source, "to": destination, "total_ms": summary["total_ms"], "gap_ms": round(gap, 1),
