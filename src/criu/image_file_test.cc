@@ -160,6 +160,27 @@ TEST(ImageFile, ProcessTree) {
   EXPECT_FALSE(tree({1U << 31}));
 }
 
+TEST(ImageFile, ThreadsOfTheLiving) {
+  auto tree = [](std::vector<uint32_t> threads) {
+    std::vector<std::string> records;
+    for (uint32_t pid : {1U, 5U}) {
+      img::Process p;
+      p.set_pid(pid);
+      for (uint32_t tid : pid == 1 ? std::vector<uint32_t>{1, 2} : threads) p.add_threads(tid);
+      records.push_back(p.SerializeAsString());
+    }
+    return parse_threads(serialize_image(ImageMagic::kProcessTree, records), "pstree.img");
+  };
+  using Threads = std::map<pid_t, std::vector<pid_t>>;
+  auto zombie = tree({0});
+  ASSERT_TRUE(zombie) << zombie.error().message();
+  EXPECT_EQ(*zombie, (Threads{{1, {1, 2}}}));
+  auto living = tree({5, 6});
+  ASSERT_TRUE(living);
+  EXPECT_EQ(*living, (Threads{{1, {1, 2}}, {5, {5, 6}}}));
+  EXPECT_FALSE(tree({1U << 31}));
+}
+
 class TemporaryDirectory : public testing::Test {
  protected:
   void SetUp() override {
