@@ -137,6 +137,15 @@ Result<> PageStore::copy_out(SpaceId space, PageRange range, std::span<std::byte
 }
 
 void PageStore::drop(SpaceId space, PageRange range) {
+  if (range.pages > kChunkPages) {
+    // Perhaps most of an address space: only the chunks that are there count.
+    for (auto base : bases_of(space)) {
+      auto begin = std::max(base, range.address);
+      auto end = std::min(base + kChunkBytes, range.end());
+      if (begin < end) drop(space, {begin, (end - begin) / kPageBytes});
+    }
+    return;
+  }
   for (uint64_t done = 0; done < range.pages;) {
     auto p = place(space, range.address + done * kPageBytes, range.pages - done);
     done += p.pages;

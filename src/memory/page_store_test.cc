@@ -127,6 +127,17 @@ TEST_F(PageStoreTest, DroppedPagesAreMissingAgain) {
   EXPECT_EQ(value_at(kOther, 0), 2);
 }
 
+TEST_F(PageStoreTest, AnAddressSpaceIsDroppedAtOnce) {
+  ASSERT_TRUE(put(kTask, {kBase, 10}, 1));
+  ASSERT_TRUE(put(kTask, {kBase + (1ULL << 40), 3}, 1));
+  ASSERT_TRUE(put(kOther, {kBase, 3}, 2));
+  store_.drop(kTask, {0, (kBase + 0x4000) / kPageBytes});
+  EXPECT_THAT(store_.missing(kTask, {{PageRange{kBase, 10}}}), ElementsAre(PageRange{kBase, 4}));
+  store_.drop(kTask, {0, 1ULL << 50});
+  EXPECT_EQ(store_.bytes_held(), 3 * kPageBytes);
+  EXPECT_EQ(value_at(kOther, kBase), 2);
+}
+
 TEST_F(PageStoreTest, OnlyTheGivenRangesAreKept) {
   auto far = kBase + 3 * PageStore::kChunkBytes;
   ASSERT_TRUE(put(kTask, {kBase, 10}, 1));

@@ -25,6 +25,31 @@ constexpr uint64_t kFewPages = 512;
 // Our own images: no limit that a container could reach.
 constexpr uint64_t kAnyMemory = 1ULL << 46;
 
+// Of what a process can have.
+constexpr uint64_t kAddressEnd = 1ULL << 56;
+
+// The pids are those of the images.
+Result<std::map<uint64_t, pid_t>> tasks_by_inner_pid(const sys::Cgroup& cgroup) {
+  TS_TRY_ASSIGN(auto pids, cgroup.processes());
+  std::map<uint64_t, pid_t> tasks;
+  for (pid_t pid : pids) {
+    if (auto inner = memory::innermost_pid(pid); inner) tasks[*inner] = pid;
+  }
+  return tasks;
+}
+
+std::vector<memory::PageRange> holes_between(const std::vector<memory::Vma>& vmas) {
+  std::vector<memory::PageRange> holes;
+  uint64_t end = 0;
+  for (const auto& vma : vmas) {
+    if (vma.start > end && end < kAddressEnd)
+      holes.push_back({end, (std::min(vma.start, kAddressEnd) - end) / memory::kPageBytes});
+    end = std::max(end, vma.end);
+  }
+  if (end < kAddressEnd) holes.push_back({end, (kAddressEnd - end) / memory::kPageBytes});
+  return holes;
+}
+
 wire::Buffer& as_buffer(std::vector<std::byte>& frame) { return frame; }
 
 }  // namespace
@@ -84,6 +109,7 @@ Result<> LiveMemory::send_block(const memory::PageBlock& block) {
 }
 
 Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
+  if (runs.space.kind == memory::SpaceKind::kTask) told_.insert(runs.space);
   TS_TRY(reader_.read(runs, [this](const memory::PageBlock& block) { return send_block(block); }, cancel_));
   return {};
 }
@@ -154,6 +180,7 @@ Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmC
     uint64_t wire_before = lanes_.counters().wire_bytes;
     TS_TRY_ASSIGN(uint64_t pages, send_round(&memory::DirtyTracker::round, /*frozen=*/false));
     TS_TRY(flush());
+    TS_TRY(tell_gone());
     rounds_.push_back({pages * memory::kPageBytes, lanes_.counters().wire_bytes - wire_before,
                        std::chrono::duration<double>(Clock::now() - begin).count(), stats_.throttle_percent});
     stats_.rounds = static_cast<uint32_t>(rounds_.size());
@@ -207,29 +234,50 @@ Result<> LiveMemory::after_dump() {
   return {};
 }
 
+Result<> LiveMemory::send_stale(const memory::PageRuns& runs) {
+  std::vector<std::byte> frame;
+  memory::PageBatch batch{runs.space, {}, {}};
+  auto send = [&]() -> Result<> {
+    TS_TRY(memory::encode_batch(batch, memory::Compression::kNone, 0, frame));
+    wire::Buffer buffer(frame.begin(), frame.end());
+    batch.segments.clear();
+    return lanes_.send(static_cast<uint8_t>(Channel::kStalePages), "pages", 0, std::move(buffer), wire::Route::kSpread);
+  };
+  for (const auto& range : runs.ranges) {
+    if (!batch.segments.empty() &&
+        (batch.segments.size() == memory::kBatchSegments || range.address < batch.segments.back().range.end()))
+      TS_TRY(send());
+    batch.segments.push_back({range, true});
+  }
+  return batch.segments.empty() ? Result<>{} : send();
+}
+
+// Between two rounds: processes that have ended (a forked one is a copy of all its parent's memory) and mappings that
+// are no more would fill what the destination has reserved.
+Result<> LiveMemory::tell_gone() {
+  if (told_.empty()) return {};
+  TS_TRY_ASSIGN(auto tasks, tasks_by_inner_pid(cgroup_));
+  for (auto it = told_.begin(); it != told_.end();) {
+    auto task = tasks.find(it->id);
+    std::vector<memory::PageRange> gone{{0, kAddressEnd / memory::kPageBytes}};
+    if (task != tasks.end()) {
+      auto vmas = memory::read_vmas(task->second);
+      // It ends just now, or its first thread has: the next round tells.
+      gone = vmas && !vmas->empty() ? holes_between(*vmas) : std::vector<memory::PageRange>{};
+    }
+    TS_TRY(send_stale({*it, 0, gone}));
+    it = task == tasks.end() ? told_.erase(it) : std::next(it);
+  }
+  // Before any page of the next round, which may be where a hole was.
+  return lanes_.flush(Deadline::in(kFlushLimit));
+}
+
 Result<> LiveMemory::tell_stale() {
   TS_TRY_ASSIGN(uint64_t shared, send_shared(/*frozen=*/true));
   TS_TRY(end_round());
   stats_.bytes_last_round += shared * memory::kPageBytes;
   if (!tracker_) return {};  // nothing else has been sent
-  std::vector<std::byte> frame;
-  auto sink = [&](const memory::PageRuns& runs) -> Result<> {
-    memory::PageBatch batch{runs.space, {}, {}};
-    auto flush = [&]() -> Result<> {
-      TS_TRY(memory::encode_batch(batch, memory::Compression::kNone, 0, frame));
-      wire::Buffer buffer(frame.begin(), frame.end());
-      batch.segments.clear();
-      return lanes_.send(static_cast<uint8_t>(Channel::kStalePages), "pages", 0, std::move(buffer),
-                         wire::Route::kSpread);
-    };
-    for (const auto& range : runs.ranges) {
-      if (!batch.segments.empty() &&
-          (batch.segments.size() == memory::kBatchSegments || range.address < batch.segments.back().range.end()))
-        TS_TRY(flush());
-      batch.segments.push_back({range, true});
-    }
-    return batch.segments.empty() ? Result<>{} : flush();
-  };
+  auto sink = [this](const memory::PageRuns& runs) { return send_stale(runs); };
   TS_TRY_ASSIGN(auto found, tracker_->last_round(sink, cancel_));
   stats_.bytes_last_round += found.pages * memory::kPageBytes;
   return lanes_.flush(Deadline::in(kFlushLimit));
@@ -237,11 +285,7 @@ Result<> LiveMemory::tell_stale() {
 
 Result<> LiveMemory::send_eager(const std::string& images_dir) {
   TS_TRY_ASSIGN(auto plan, criu::plan_lazy_restore(images_dir, kAnyMemory));
-  TS_TRY_ASSIGN(auto pids, cgroup_.processes());
-  std::map<uint64_t, pid_t> tasks;
-  for (pid_t pid : pids) {
-    if (auto inner = memory::innermost_pid(pid); inner) tasks[*inner] = pid;
-  }
+  TS_TRY_ASSIGN(auto tasks, tasks_by_inner_pid(cgroup_));
   for (const auto& s : plan.spaces) {
     if (s.space.shared || (s.eager.empty() && s.early.empty())) continue;
     auto task = tasks.find(s.space.id);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -81,6 +82,8 @@ class LiveMemory {
   Result<> end_round();
   Result<> send_run(const memory::PageRuns& runs);
   Result<> send_block(const memory::PageBlock& block);
+  Result<> send_stale(const memory::PageRuns& runs);
+  Result<> tell_gone();
   Result<> slow_down(uint32_t percent);
   Result<> give_up(const plan::Convergence& c) const;
   void report_progress();
@@ -92,6 +95,7 @@ class LiveMemory {
   Reporter& reporter_;
   const Cancel cancel_;
   std::unique_ptr<memory::DirtyTracker> tracker_;
+  std::set<memory::SpaceId> told_;  // processes of which the destination has pages
   memory::PageReader reader_;
   memory::SharedObjects shared_;
   bool shared_complete_ = false;  // sent as it was when frozen
