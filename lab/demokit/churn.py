@@ -40,7 +40,7 @@ class Churn:
         before = since or self.counters()
         while True:
             now = self.counters()
-            if before and now and all(now[k] > before[k] for k in before):
+            if before and now and all(now[k] > before[k] for k in before if k != "refused"):
                 return now
             before = before or now
             if not self.running(host) or time.monotonic() > end:
@@ -54,6 +54,11 @@ class Churn:
     def log(self, host: Host) -> str:
         """What it said of wrong memory."""
         return host.run(["podman", "logs", self.name], check=False).stderr[-2000:]
+
+    def end(self, host: Host) -> str:
+        """How it ended and what it said; empty while it runs."""
+        code = host.run(["podman", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", self.name], check=False).stdout.strip()
+        return "" if code.startswith("running") else f"{code}: {self.log(host)}"
 
     def remove(self, host: Host) -> None:
         host.run(["podman", "rm", "-f", "-t", "0", "-i", self.name], check=False, timeout=30)

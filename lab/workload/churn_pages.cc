@@ -42,6 +42,7 @@ std::string Counters::line() const {
   add("execs", execs);
   add("threads", threads);
   add("stacks", stacks);
+  add("refused", refused);
   text.back() = '\n';
   return text;
 }

@@ -16,9 +16,10 @@ namespace churn {
 inline constexpr size_t kPageBytes = 4096;
 inline constexpr size_t kPageWords = kPageBytes / sizeof(uint64_t);
 
-// Thread-safe. All start at 0 and only grow.
+// Thread-safe. All start at 0 and only grow, all but `refused` without end.
 struct Counters {
   std::atomic<uint64_t> writes, checks, discards, maps, remaps, forks, execs, threads, stacks;
+  std::atomic<uint64_t> refused;  // calls of mremap() that would have worked with nobody looking on
   std::string line() const;
 };
 extern Counters counters;

@@ -2,9 +2,12 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -25,6 +28,7 @@ class Region {
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
   ~Region() {
+    if (base_ == nullptr) return;
     if (::munmap(base_, bytes()) != 0) broken("munmap");
   }
   void check() const {
@@ -41,17 +45,19 @@ class Region {
   }
   void resize(size_t pages) {
     void* p = ::mremap(base_, bytes(), pages * kPageBytes, MREMAP_MAYMOVE);
-    if (p == MAP_FAILED) broken("mremap");
+    if (p == MAP_FAILED) p = copied(pages);
     base_ = static_cast<uint64_t*>(p);
     keys_.resize(pages);
     ++counters.remaps;
   }
-  void move_away() {
+  // False: some of it may be there and some here, which nobody can tell. It is left alone.
+  bool move_away() {
     uint64_t* target = map_pages(keys_.size(), MAP_PRIVATE);
     void* p = ::mremap(base_, bytes(), bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, target);
-    if (p != target) broken("mremap to a place");
-    base_ = target;
+    if (p != target) refused("mremap to a place");
+    base_ = p == target ? target : nullptr;
     ++counters.remaps;
+    return base_ != nullptr;
   }
   void cut_front(size_t pages) {
     if (::munmap(base_, pages * kPageBytes) != 0) broken("munmap of a part");
@@ -67,6 +73,20 @@ class Region {
 
  private:
   size_t bytes() const { return keys_.size() * kPageBytes; }
+  // Whose writes are followed has mappings cut where it would not cut them itself, and mremap() wants one in one piece
+  // (docs/memory.md).
+  static void refused(const char* what) {
+    if (errno != EFAULT) broken(what);
+    ++counters.refused;
+  }
+  // What realloc() does then.
+  uint64_t* copied(size_t pages) {
+    refused("mremap");
+    uint64_t* p = map_pages(pages, MAP_PRIVATE);
+    std::memcpy(p, base_, std::min(pages, keys_.size()) * kPageBytes);
+    if (::munmap(base_, bytes()) != 0) broken("munmap");
+    return p;
+  }
   uint64_t* base_;
   std::vector<Key> keys_;
   const uint64_t salt_;
@@ -76,7 +96,7 @@ class Region {
 void change(std::unique_ptr<Region>& region, Dice& dice) {
   switch (dice.below(7)) {
     case 0: return region->resize(1 + dice.below(kMaxPages));
-    case 1: return region->move_away();
+    case 1: return region->move_away() ? void() : region.reset();
     case 2: return region->pages() > 1 ? region->cut_front(1 + dice.below(region->pages() - 1)) : void();
     case 3: return region->hide_for_a_moment();
     case 4: return region.reset();

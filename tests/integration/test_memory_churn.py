@@ -38,7 +38,7 @@ def move_about(churn, modes):
     for n, mode in enumerate(modes, 1):
         destination = next(hosts)
         outcome = move(source, churn.reference, destination.name, "--mode", mode)
-        assert outcome.code == DONE, f"move {n}, {mode}: {outcome.lines[-1]}"
+        assert outcome.code == DONE, f"move {n}, {mode}: {outcome.lines[-1]} {churn.end(source)}"
         now = churn.wait_progress(destination, since=seen)
         assert not churn.running(source)
         seen, source = now, destination
@@ -72,7 +72,9 @@ def test_a_wrong_word_is_found(churn):
               "with open(f'/proc/{pid}/mem','r+b',0) as m:\n"
               "    for begin,end in areas:\n"
               "        for at in range(begin+2049, end, 65536):\n"
-              "            m.seek(at); old=m.read(1)[0]; m.seek(at); m.write(bytes([old^1]))\n"
+              "            m.seek(at); old=m.read(1)\n"
+              "            if not old: break\n"
+              "            m.seek(at); m.write(bytes([old[0]^1]))\n"
               "print(len(areas))\n")
     assert int(aws.run(["python3", "-c", change, pid]).stdout) > 0
     end = aws.run(["podman", "wait", churn.name], timeout=30).stdout.strip()
