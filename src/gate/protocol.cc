@@ -94,50 +94,13 @@ Result<Message> decode(std::string_view packet) {
   return m;
 }
 
-Result<> send_packet(int socket, std::string_view data, const std::vector<int>& fds) {
-  TS_CHECK(fds.size() <= kMaxFds);
-  iovec io{const_cast<char*>(data.data()), data.size()};  // NOLINT: sendmsg does not write there
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
-  msghdr header{};
-  header.msg_iov = &io;
-  header.msg_iovlen = 1;
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-    auto* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-    std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
-  }
-  if (retry_eintr([&] { return ::sendmsg(socket, &header, MSG_NOSIGNAL); }) < 0)
-    return fail_errno(errno, "send a packet");
-  return {};
-}
-
 Result<Packet> receive_packet(int socket) {
   Packet packet;
   packet.data.resize(kMaxPacket);
-  iovec io{packet.data.data(), packet.data.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
-  msghdr header{};
-  header.msg_iov = &io;
-  header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  auto got = retry_eintr([&] { return ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC); });
-  if (got < 0) return fail_errno(errno, "receive a packet");
-  for (auto* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-      packet.fds.emplace_back(fd);
-    }
-  }
-  if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return fail(Errc::kPeerProtocol, "a packet is too large");
-  packet.data.resize(static_cast<size_t>(got));
+  TS_TRY_ASSIGN(auto got, sys::receive_packet(socket, packet.data));
+  if (got.cut) return fail(Errc::kPeerProtocol, "a packet is too large");
+  packet.data.resize(got.bytes);
+  packet.fds = std::move(got.fds);
   return packet;
 }
 

@@ -21,6 +21,7 @@
 #include "base/cancel.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "sys/packet.h"
 
 namespace transship::gate {
 
@@ -82,13 +83,15 @@ class Channel {
 Result<Fd> listen_at(const std::string& path);
 Result<Fd> accept_one(int listener, Deadline deadline, const Cancel* cancel, int also_watch = -1);
 
-// One packet with any number (at most `kMaxFds`) of descriptors; raw, for the connection between runc and CRIU.
+// One packet with any number (at most sys::kMaxPacketFds) of descriptors; raw, for the connection between runc and
+// CRIU.
 struct Packet {
   std::string data;
   std::vector<Fd> fds;
 };
-constexpr size_t kMaxFds = 4;
-Result<> send_packet(int socket, std::string_view data, const std::vector<int>& fds = {});
+inline Result<> send_packet(int socket, std::string_view data, const std::vector<int>& fds = {}) {
+  return sys::send_packet(socket, data, fds);
+}
 // Does not wait beyond what recvmsg does; an empty packet means the other side has gone.
 Result<Packet> receive_packet(int socket);
 

@@ -4,8 +4,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#include <array>
 #include <cstring>
+
+#include "sys/packet.h"
 
 namespace transship::memory {
 namespace {
@@ -34,17 +35,11 @@ Result<sockaddr_un> address_in(int dir, const char* name) {
   return address;
 }
 
-std::vector<Fd> take_fds(msghdr& header) {
-  std::vector<Fd> fds;
-  for (auto* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    for (size_t at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
-      fds.emplace_back(fd);
-    }
-  }
-  return fds;
+// The cause's errno stays to be seen: EAGAIN is no failure.
+std::unexpected<Error> no_word(std::string_view what, const Error& cause) {
+  int e = cause.sys_errno();
+  return std::unexpected(
+      Error(Errc::kUnavailable, fmt::format("{} a message about memory pages: {}", what, errno_text(e))).with_errno(e));
 }
 
 }  // namespace
@@ -91,49 +86,20 @@ Result<PagerMessage> decode(std::string_view packet) {
 
 Result<> send_packet(int socket, std::string_view packet, std::span<const Fd> fds, int flags) {
   TS_CHECK(fds.size() <= kMaxPagerFds);
-  iovec io{.iov_base = const_cast<char*>(packet.data()), .iov_len = packet.size()};  // NOLINT: not written to
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxPagerFds)> control{};
-  msghdr header{};
-  header.msg_iov = &io;
-  header.msg_iovlen = 1;
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-    auto* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-    for (size_t i = 0; i < fds.size(); ++i) {
-      int fd = fds[i].get();
-      std::memcpy(CMSG_DATA(c) + i * sizeof fd, &fd, sizeof fd);
-    }
-  }
-  if (retry_eintr([&] { return ::sendmsg(socket, &header, flags | MSG_NOSIGNAL); }) >= 0) return {};
-  int e = errno;
-  return std::unexpected(
-      Error(Errc::kUnavailable, fmt::format("send a message about memory pages: {}", errno_text(e))).with_errno(e));
+  std::vector<int> numbers;
+  for (const auto& fd : fds) numbers.push_back(fd.get());
+  auto sent = sys::send_packet(socket, packet, numbers, flags);
+  return sent ? Result<>() : no_word("send", sent.error());
 }
 
 Result<PagerMessage> receive_message(int socket, int flags) {
   std::string packet(kMaxPacket, '\0');
-  iovec io{.iov_base = packet.data(), .iov_len = packet.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxPagerFds)> control{};
-  msghdr header{};
-  header.msg_iov = &io;
-  header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  auto n = retry_eintr([&] { return ::recvmsg(socket, &header, flags | MSG_CMSG_CLOEXEC); });
-  int e = errno;
-  if (n < 0)
-    return std::unexpected(
-        Error(Errc::kUnavailable, fmt::format("receive a message about memory pages: {}", errno_text(e)))
-            .with_errno(e));
-  auto fds = take_fds(header);
-  if (n == 0) return fail(Errc::kUnavailable, "the other end of the pager's socket has closed");
-  packet.resize(static_cast<size_t>(n));
+  auto got = sys::receive_packet(socket, packet, flags);
+  if (!got) return no_word("receive", got.error());
+  if (got->bytes == 0) return fail(Errc::kUnavailable, "the other end of the pager's socket has closed");
+  packet.resize(got->bytes);
   TS_TRY_ASSIGN(auto message, decode(packet));
-  message.fds = std::move(fds);
+  message.fds = std::move(got->fds);
   return message;
 }
 

@@ -1,11 +1,11 @@
 // The pager's half that CRIU talks to while it restores.
 #include <sys/socket.h>
 
-#include <array>
 #include <cstring>
 
 #include "base/log.h"
 #include "memory/pager.h"
+#include "sys/packet.h"
 
 namespace transship::memory {
 namespace {
@@ -76,24 +76,11 @@ void Pager::restore_number(int32_t number) {
 
 void Pager::read_descriptor() {
   char byte = 0;
-  iovec io{.iov_base = &byte, .iov_len = 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  msghdr header{};
-  header.msg_iov = &io;
-  header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  auto n = retry_eintr([&] { return ::recvmsg(restore_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC); });
-  if (n < 0 && errno == EAGAIN) return;
+  auto got = sys::receive_packet(restore_.get(), {&byte, 1}, MSG_DONTWAIT);
+  if (!got && got.error().sys_errno() == EAGAIN) return;
   auto pid = *std::exchange(restoring_, std::nullopt);
   Fd uffd;
-  if (auto* c = n > 0 ? CMSG_FIRSTHDR(&header) : nullptr; c != nullptr && c->cmsg_level == SOL_SOCKET &&
-                                                          c->cmsg_type == SCM_RIGHTS &&
-                                                          c->cmsg_len == CMSG_LEN(sizeof(int))) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
-    uffd = Fd(fd);
-  }
+  if (got && got->bytes > 0 && got->fds.size() == 1) uffd = std::move(got->fds.front());
   if (!uffd.valid() || !is_uffd(uffd.get()))
     return restore_failed(fmt::format("CRIU sent no userfaultfd of process {}", pid));
   auto& space = spaces_.at(pid);
