@@ -173,9 +173,10 @@ Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes
   std::map<pid_t, std::vector<pid_t>> threads;
   for (size_t i = 0; i < records.size(); ++i) {
     TS_TRY_ASSIGN(auto process, decode<img::Process>(records[i], name));
+    // A process that has ended and is not waited for yet: the number is whatever was in CRIU's memory.
+    if (process.threads().empty() || process.threads(0) != process.pid()) continue;
     for (uint32_t tid : process.threads()) {
-      if (tid == 0) continue;  // of a process that has ended and is not waited for yet
-      if (tid > kMaxPid) return fail(Errc::kCorrupt, "{}: thread id {} is out of range", name, tid);
+      if (tid == 0 || tid > kMaxPid) return fail(Errc::kCorrupt, "{}: thread id {} is out of range", name, tid);
       threads[pids[i]].push_back(static_cast<pid_t>(tid));
     }
   }

@@ -56,7 +56,7 @@ bool can_be_lazy(const img::Vma& vma);
 
 // Pids of all processes, zombies included, in the order of the file; positive, each once.
 Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::string_view name);
-// The threads of each that has any: zombies have none (CRIU lists one of number 0).
+// The threads of each that has any, itself first. Zombies have none: CRIU lists one of any number for them.
 Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes, std::string_view name);
 
 // Where the kernel keeps a thread's restartable sequences (rseq(2)), by its core image; 0: nowhere.

@@ -172,13 +172,15 @@ TEST(ImageFile, ThreadsOfTheLiving) {
     return parse_threads(serialize_image(ImageMagic::kProcessTree, records), "pstree.img");
   };
   using Threads = std::map<pid_t, std::vector<pid_t>>;
-  auto zombie = tree({0});
-  ASSERT_TRUE(zombie) << zombie.error().message();
-  EXPECT_EQ(*zombie, (Threads{{1, {1, 2}}}));
+  for (uint32_t anything : {0U, 7U, 750001616U}) {
+    auto zombie = tree({anything});
+    ASSERT_TRUE(zombie) << zombie.error().message();
+    EXPECT_EQ(*zombie, (Threads{{1, {1, 2}}}));
+  }
   auto living = tree({5, 6});
   ASSERT_TRUE(living);
   EXPECT_EQ(*living, (Threads{{1, {1, 2}}, {5, {5, 6}}}));
-  EXPECT_FALSE(tree({1U << 31}));
+  EXPECT_FALSE(tree({5, 1U << 31}));
 }
 
 class TemporaryDirectory : public testing::Test {

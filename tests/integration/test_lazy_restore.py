@@ -42,12 +42,16 @@ def image_sizes(host) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in host.path(IMAGES).iterdir()}
 
 
+def caches_of_criu(host) -> str:
+    return host.run("md5sum /run/*criu*", check=False).stdout
+
+
 @pytest.mark.parametrize("method", ["parent", "lazy-pages", "full"])
 def test_rollback_leaves_no_trace(lab, redis, method):
     aws, _ = redis
     digest = cli(lab, "debug", "digest")
     client = kit.Client(lab)
-    kdat = aws.run("md5sum /run/criu.kdat; ls /run", check=False).stdout
+    caches = caches_of_criu(aws)
     for _ in range(3):
         dumped = kit.dump(aws, then="rollback", memory=method)
         if method != "full":
@@ -67,8 +71,8 @@ def test_rollback_leaves_no_trace(lab, redis, method):
     cli(lab, "del", "counter")
     assert cli(lab, "debug", "digest") == digest
     assert aws.run("pgrep -x criu; pgrep -x cat", check=False).stdout == ""
-    if kdat.startswith("md5") or "criu.kdat" in kdat:
-        assert aws.run("md5sum /run/criu.kdat; ls /run", check=False).stdout == kdat
+    if caches:  # CRIU makes its own where there is none
+        assert caches_of_criu(aws) == caches
     pid = kit.container_pid(aws)
     assert aws.run(["nsenter", "-t", str(pid), "-n", "nft", "list", "tables"]).stdout == ""
     assert sorted(image.name for image in aws.path(kit.WORK).iterdir() if image.is_dir()) == []
