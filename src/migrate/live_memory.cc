@@ -1,7 +1,5 @@
 #include "migrate/live_memory.h"
 
-#include <map>
-
 #include "base/log.h"
 #include "base/text.h"
 #include "criu/lazy_images.h"
@@ -12,7 +10,6 @@
 namespace transship::migrate {
 namespace {
 
-constexpr milliseconds kFlushLimit{60 * 60'000};
 // How long rounds may go on while the destination waits at its gate, which holds its engine's lock meanwhile.
 constexpr milliseconds kAtGateLimit{1500};
 // Between two rounds while the destination gets ready.
@@ -28,16 +25,6 @@ constexpr uint64_t kAnyMemory = 1ULL << 46;
 // Of what a process can have.
 constexpr uint64_t kAddressEnd = 1ULL << 56;
 
-// The pids are those of the images.
-Result<std::map<uint64_t, pid_t>> tasks_by_inner_pid(const sys::Cgroup& cgroup) {
-  TS_TRY_ASSIGN(auto pids, cgroup.processes());
-  std::map<uint64_t, pid_t> tasks;
-  for (pid_t pid : pids) {
-    if (auto inner = memory::innermost_pid(pid); inner) tasks[*inner] = pid;
-  }
-  return tasks;
-}
-
 std::vector<memory::PageRange> holes_between(const std::vector<memory::Vma>& vmas) {
   std::vector<memory::PageRange> holes;
   uint64_t end = 0;
@@ -50,7 +37,12 @@ std::vector<memory::PageRange> holes_between(const std::vector<memory::Vma>& vma
   return holes;
 }
 
-wire::Buffer& as_buffer(std::vector<std::byte>& frame) { return frame; }
+memory::PageSenderOptions sender_options(const LiveMemory::Settings& settings) {
+  memory::PageSenderOptions options;
+  options.compression = settings.options.compress;
+  options.link_bytes_per_second = settings.link_bytes_per_second;
+  return options;
+}
 
 }  // namespace
 
@@ -61,19 +53,8 @@ LiveMemory::LiveMemory(const sys::Cgroup& cgroup, Settings settings, wire::LaneS
       lanes_(lanes),
       reporter_(reporter),
       cancel_(std::move(cancel)),
-      shared_(memory::tasks_of(cgroup_)) {
-  memory::PageSenderOptions options;
-  options.compression = settings_.options.compress;
-  options.link_bytes_per_second = settings_.link_bytes_per_second;
-  auto send = [this](std::vector<std::byte>& frame) -> Result<> {
-    size_t size = frame.size();
-    TS_TRY(lanes_.send(static_cast<uint8_t>(Channel::kPages), "pages", 0, std::move(as_buffer(frame)),
-                       wire::Route::kSpread));
-    frame = lanes_.take_buffer(size);
-    return {};
-  };
-  sender_ = std::make_unique<memory::PageSender>(send, options, cancel_);
-}
+      shared_(memory::tasks_of(cgroup_)),
+      outlet_(lanes_, sender_options(settings_), cancel_) {}
 
 LiveMemory::~LiveMemory() = default;
 
@@ -96,13 +77,7 @@ Result<> LiveMemory::end_throttle() {
 }
 
 Result<> LiveMemory::send_block(const memory::PageBlock& block) {
-  size_t at = 0;  // it asks in the order of the ranges
-  auto copy = [&](std::span<const memory::PageRange>, std::span<std::byte> buffer) -> Result<size_t> {
-    std::ranges::copy(block.content.subspan(at, buffer.size()), buffer.begin());
-    at += buffer.size();
-    return buffer.size() / memory::kPageBytes;
-  };
-  TS_TRY(sender_->add(block.space, block.ranges, copy));
+  TS_TRY(outlet_.add(block));
   sent_pages_ += block.content.size() / memory::kPageBytes;
   report_progress();
   return {};
@@ -137,7 +112,7 @@ Result<uint64_t> LiveMemory::send_shared(bool frozen) {
 }
 
 Result<> LiveMemory::end_round() {
-  TS_TRY_ASSIGN(auto sent, sender_->finish_round(Deadline::in(kFlushLimit)));
+  TS_TRY_ASSIGN(auto sent, outlet_.finish_round());
   stats_.pages += sent.pages;
   stats_.zero_pages += sent.zero_pages;
   stats_.compression = sent.compression;
@@ -150,7 +125,7 @@ Result<> LiveMemory::send_shared_ahead() {
     sent_pages_ = 0;
     TS_TRY_ASSIGN(uint64_t pages, send_shared(/*frozen=*/false));
     TS_TRY(end_round());
-    TS_TRY(flush());
+    TS_TRY(outlet_.flush());
     if (pages <= kFewPages || pages > before / 2) break;  // no use in going on
     before = pages;
   }
@@ -168,9 +143,6 @@ Result<> LiveMemory::leave_out_shared(const std::string& images_dir, const std::
   return {};
 }
 
-// Batches of one page in two rounds must not overtake each other.
-Result<> LiveMemory::flush() { return lanes_.flush(Deadline::in(kFlushLimit)); }
-
 Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmControl& arm) {
   bool arming = false;
   std::optional<Clock::time_point> ready_since;
@@ -179,7 +151,7 @@ Result<bool> LiveMemory::pre_copy(const plan::ConvergeLimits& limits, const ArmC
     auto begin = Clock::now();
     uint64_t wire_before = lanes_.counters().wire_bytes;
     TS_TRY_ASSIGN(uint64_t pages, send_round(&memory::DirtyTracker::round, /*frozen=*/false));
-    TS_TRY(flush());
+    TS_TRY(outlet_.flush());
     TS_TRY(tell_gone());
     rounds_.push_back({pages * memory::kPageBytes, lanes_.counters().wire_bytes - wire_before,
                        std::chrono::duration<double>(Clock::now() - begin).count(), stats_.throttle_percent});
@@ -226,7 +198,7 @@ Result<> LiveMemory::last_round(const ArmControl& arm) {
   arm_ = nullptr;
   TS_TRY(pages);
   stats_.bytes_last_round += *pages * memory::kPageBytes;
-  return flush();
+  return outlet_.flush();
 }
 
 Result<> LiveMemory::after_dump() {
@@ -256,7 +228,7 @@ Result<> LiveMemory::send_stale(const memory::PageRuns& runs) {
 // are no more would fill what the destination has reserved.
 Result<> LiveMemory::tell_gone() {
   if (told_.empty()) return {};
-  TS_TRY_ASSIGN(auto tasks, tasks_by_inner_pid(cgroup_));
+  TS_TRY_ASSIGN(auto tasks, memory::tasks_by_inner_pid(cgroup_));
   for (auto it = told_.begin(); it != told_.end();) {
     auto task = tasks.find(it->id);
     std::vector<memory::PageRange> gone{{0, kAddressEnd / memory::kPageBytes}};
@@ -269,7 +241,7 @@ Result<> LiveMemory::tell_gone() {
     it = task == tasks.end() ? told_.erase(it) : std::next(it);
   }
   // Before any page of the next round, which may be where a hole was.
-  return lanes_.flush(Deadline::in(kFlushLimit));
+  return outlet_.flush();
 }
 
 Result<> LiveMemory::tell_stale() {
@@ -280,12 +252,12 @@ Result<> LiveMemory::tell_stale() {
   auto sink = [this](const memory::PageRuns& runs) { return send_stale(runs); };
   TS_TRY_ASSIGN(auto found, tracker_->last_round(sink, cancel_));
   stats_.bytes_last_round += found.pages * memory::kPageBytes;
-  return lanes_.flush(Deadline::in(kFlushLimit));
+  return outlet_.flush();
 }
 
 Result<> LiveMemory::send_eager(const std::string& images_dir) {
   TS_TRY_ASSIGN(auto plan, criu::plan_lazy_restore(images_dir, kAnyMemory));
-  TS_TRY_ASSIGN(auto tasks, tasks_by_inner_pid(cgroup_));
+  TS_TRY_ASSIGN(auto tasks, memory::tasks_by_inner_pid(cgroup_));
   for (const auto& s : plan.spaces) {
     if (s.space.shared || (s.eager.empty() && s.early.empty())) continue;
     auto task = tasks.find(s.space.id);
@@ -295,7 +267,7 @@ Result<> LiveMemory::send_eager(const std::string& images_dir) {
       for (const auto& r : *list) ranges.push_back({r.address, r.pages});
     TS_TRY(send_run({{memory::SpaceKind::kTask, s.space.id}, task->second, ranges}));
   }
-  TS_TRY(sender_->finish_round(Deadline::in(kFlushLimit)));
+  TS_TRY(outlet_.finish_round());
   return {};
 }
 

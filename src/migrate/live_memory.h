@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "memory/page_sender.h"
 #include "memory/track/page_reader.h"
 #include "memory/track/shared_objects.h"
 #include "memory/track/tracker.h"
 #include "migrate/memory_options.h"
+#include "migrate/page_outlet.h"
 #include "migrate/reporter.h"
 #include "plan/converge.h"
 #include "sys/cgroup.h"
@@ -77,7 +77,6 @@ class LiveMemory {
   Result<> start_tracker(bool running);
   using Look = Result<memory::RoundStats> (memory::DirtyTracker::*)(const memory::RunSink&, const Cancel&);
   Result<uint64_t> send_round(Look look, bool frozen);
-  Result<> flush();
   Result<uint64_t> send_shared(bool frozen);
   Result<> end_round();
   Result<> send_run(const memory::PageRuns& runs);
@@ -99,7 +98,7 @@ class LiveMemory {
   memory::PageReader reader_;
   memory::SharedObjects shared_;
   bool shared_complete_ = false;  // sent as it was when frozen
-  std::unique_ptr<memory::PageSender> sender_;
+  PageOutlet outlet_;
   std::unique_ptr<sys::Throttle> throttle_;
   const ArmControl* arm_ = nullptr;  // in last_round
   std::vector<plan::Round> rounds_;

@@ -2,14 +2,14 @@
 
 #include "base/log.h"
 #include "memory/track/address_space.h"
-#include "migrate/channels.h"
+#include "memory/track/page_reader.h"
+#include "migrate/page_outlet.h"
 
 namespace transship::migrate {
 namespace {
 
 constexpr milliseconds kPoll{200};
 constexpr milliseconds kCallLimit{10'000};
-constexpr milliseconds kFlushLimit{60 * 60'000};
 constexpr milliseconds kAgain{300};
 
 }  // namespace
@@ -18,17 +18,7 @@ constexpr milliseconds kAgain{300};
 class PagePusher::Outlet {
  public:
   Outlet(wire::LaneSender& lanes, const memory::PageSenderOptions& options, const Cancel& stop)
-      : lanes_(lanes),
-        stop_(stop),
-        sender_(
-            [this](std::vector<std::byte>& frame) -> Result<> {
-              size_t size = frame.size();
-              TS_TRY(lanes_.send(static_cast<uint8_t>(Channel::kPages), "pages", 0, std::move(frame),
-                                 wire::Route::kSpread));
-              frame = lanes_.take_buffer(size);
-              return {};
-            },
-            options, stop) {}
+      : stop_(stop), outlet_(lanes, options, stop) {}
 
   Result<> send(const std::map<uint64_t, pid_t>& tasks, const peer::PageSpan& span) {
     auto task = tasks.find(span.id());
@@ -36,31 +26,22 @@ class PagePusher::Outlet {
       return fail(Errc::kPeerProtocol, "pages of {} are wanted, which is no process of this container", span.id());
     memory::PageRange range{span.address(), span.pages()};
     memory::PageRuns runs{{memory::SpaceKind::kTask, span.id()}, task->second, {&range, 1}};
-    TS_TRY_ASSIGN(auto read, reader_.read(runs, [this](const memory::PageBlock& block) { return add(block); }, stop_));
+    auto sink = [this](const memory::PageBlock& block) { return outlet_.add(block); };
+    TS_TRY_ASSIGN(auto read, reader_.read(runs, sink, stop_));
     if (!read.gone.empty())
       return fail(Errc::kCorrupt, "page {:#x} of process {} cannot be read any more", read.gone.front().address,
                   span.id());
     return {};
   }
   Result<> finish() {
-    TS_TRY(sender_.finish_round(Deadline::in(kFlushLimit)));
-    return lanes_.flush(Deadline::in(kFlushLimit));
+    TS_TRY(outlet_.finish_round());
+    return outlet_.flush();
   }
 
  private:
-  Result<> add(const memory::PageBlock& block) {
-    size_t at = 0;
-    auto copy = [&](std::span<const memory::PageRange>, std::span<std::byte> buffer) -> Result<size_t> {
-      std::ranges::copy(block.content.subspan(at, buffer.size()), buffer.begin());
-      at += buffer.size();
-      return buffer.size() / memory::kPageBytes;
-    };
-    return sender_.add(block.space, block.ranges, copy);
-  }
-  wire::LaneSender& lanes_;
   const Cancel stop_;
   memory::PageReader reader_;
-  memory::PageSender sender_;
+  PageOutlet outlet_;
 };
 
 PagePusher::PagePusher(std::string move_id, sys::Cgroup cgroup, memory::PageSenderOptions options, Hooks hooks)
@@ -77,17 +58,8 @@ bool PagePusher::finished() const {
   return complete_ || !lost_.empty();
 }
 
-Result<> PagePusher::find_tasks() {
-  TS_TRY_ASSIGN(auto pids, cgroup_.processes());
-  for (pid_t pid : pids) {
-    auto inner = memory::innermost_pid(pid);
-    if (inner) tasks_[*inner] = pid;
-  }
-  return {};
-}
-
 Result<> PagePusher::begin(PushLink link) {
-  TS_TRY(find_tasks());
+  TS_TRY_ASSIGN(tasks_, memory::tasks_by_inner_pid(cgroup_));
   TS_TRY_ASSIGN(stop_, Cancel::create());
   link_ = std::move(link);
   return serve();
@@ -128,7 +100,9 @@ void PagePusher::stop() {
 
 Result<> PagePusher::run(milliseconds patience, const Cancel& end) {
   end_ = end;
-  if (tasks_.empty()) TS_TRY(find_tasks());
+  if (tasks_.empty()) {
+    TS_TRY_ASSIGN(tasks_, memory::tasks_by_inner_pid(cgroup_));
+  }
   {
     MutexLock lock(mu_);
     heard_ = Clock::now();

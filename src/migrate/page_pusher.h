@@ -14,7 +14,6 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "memory/page_sender.h"
-#include "memory/track/page_reader.h"
 #include "migrate/peer_session.h"
 #include "sys/cgroup.h"
 #include "wire/lanes.h"
@@ -59,7 +58,6 @@ class PagePusher {
 
  private:
   class Outlet;
-  Result<> find_tasks();
   Result<> connect();
   Result<> serve();
   Result<> push();

@@ -106,6 +106,15 @@ Result<uint64_t> innermost_pid(pid_t pid) {
   return inner;
 }
 
+Result<std::map<uint64_t, pid_t>> tasks_by_inner_pid(const sys::Cgroup& cgroup) {
+  TS_TRY_ASSIGN(auto pids, cgroup.processes());
+  std::map<uint64_t, pid_t> tasks;
+  for (pid_t pid : pids) {
+    if (auto inner = innermost_pid(pid); inner) tasks[*inner] = pid;
+  }
+  return tasks;
+}
+
 MemoryDescriptors memory_descriptors(pid_t pid) {
   MemoryDescriptors found;
   std::string path = fmt::format("/proc/{}/fd", pid);

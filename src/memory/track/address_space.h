@@ -3,11 +3,13 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "sys/cgroup.h"
 
 namespace transship::memory {
 
@@ -42,6 +44,8 @@ bool is_private_memory(const Vma& vma);
 
 // The process's pid as it sees itself: what CRIU names its images after. kNotFound when it has ended.
 Result<uint64_t> innermost_pid(pid_t pid);
+// Processes by that pid; who ends meanwhile is left out.
+Result<std::map<uint64_t, pid_t>> tasks_by_inner_pid(const sys::Cgroup& cgroup);
 // "NSpid:" of a status file; 0 when there is none.
 uint64_t parse_innermost_pid(std::string_view status);
 
