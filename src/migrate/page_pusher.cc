@@ -10,9 +10,24 @@ namespace {
 
 constexpr milliseconds kPoll{200};
 constexpr milliseconds kCallLimit{10'000};
+constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kAgain{300};
 
 }  // namespace
+
+Result<> add_push_lanes(PushLink& link, const PushLanes& wanted, const Services& services, const Cancel& cancel) {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(wanted.peer));
+  auto lanes = [&](unsigned count, uint64_t limit) {
+    wire::LaneOptions options;
+    options.lanes = count;
+    options.max_bytes_per_second = limit / 8;
+    return wire::LaneSender::connect(services.identity, target, link.session->remote(), services.settings.node,
+                                     wanted.move_id, wanted.token, options, Deadline::in(kConnectLimit), cancel);
+  };
+  TS_TRY_ASSIGN(link.bulk, lanes(services.settings.lanes, wanted.max_bits_per_second));
+  TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
+  return {};
+}
 
 // Reads pages of the frozen tasks and sends them over one set of lanes.
 class PagePusher::Outlet {

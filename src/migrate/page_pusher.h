@@ -15,6 +15,7 @@
 #include "base/thread.h"
 #include "memory/page_sender.h"
 #include "migrate/peer_session.h"
+#include "migrate/services.h"
 #include "sys/cgroup.h"
 #include "wire/lanes.h"
 
@@ -25,6 +26,16 @@ struct PushLink {
   std::unique_ptr<wire::LaneSender> bulk;
   std::unique_ptr<wire::LaneSender> urgent;  // nothing else on it: a page that is waited for is behind no others
 };
+
+// What the lanes of a link are made by.
+struct PushLanes {
+  std::string move_id;
+  std::string token;
+  std::string peer;
+  uint64_t max_bits_per_second = 0;  // of the bulk; 0: no limit
+};
+// To where `link.session` leads.
+Result<> add_push_lanes(PushLink& link, const PushLanes& wanted, const Services& services, const Cancel& cancel);
 
 struct PushProgress {
   uint64_t filled_pages = 0;

@@ -71,20 +71,6 @@ Result<std::unique_ptr<PeerSession>> ResumedSource::connect() {
   return session;
 }
 
-Result<> ResumedSource::add_lanes(PushLink& link) {
-  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(facts_.peer()));
-  auto lanes = [&](unsigned count, uint64_t limit) {
-    wire::LaneOptions options;
-    options.lanes = count;
-    options.max_bytes_per_second = limit / 8;
-    return wire::LaneSender::connect(services_.identity, target, link.session->remote(), services_.settings.node, id_,
-                                     facts_.lane_token(), options, Deadline::in(kConnectLimit), end_);
-  };
-  TS_TRY_ASSIGN(link.bulk, lanes(services_.settings.lanes, facts_.max_bits_per_second()));
-  TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
-  return {};
-}
-
 // Until it is heard, or the destination says that there is nothing it could do with it.
 Result<> ResumedSource::tell_commit() {
   auto deadline = Deadline::in(kPatience);
@@ -117,7 +103,8 @@ Result<> ResumedSource::push_pages() {
   options.link_bytes_per_second = facts_.link_bytes_per_second();
   PagePusher::Hooks hooks;
   hooks.connect = [this] { return connect(); };
-  hooks.add_lanes = [this](PushLink& link) { return add_lanes(link); };
+  PushLanes lanes{id_, facts_.lane_token(), facts_.peer(), facts_.max_bits_per_second()};
+  hooks.add_lanes = [this, lanes](PushLink& link) { return add_push_lanes(link, lanes, services_, end_); };
   hooks.progress = [](const PushProgress&) {};
   PagePusher pusher(id_, std::move(cgroup), options, std::move(hooks));
   return pusher.run(kPatience, end_);

@@ -33,7 +33,6 @@ class ResumedSource {
   void run();
   bool tasks_live() const;
   Result<std::unique_ptr<PeerSession>> connect();
-  Result<> add_lanes(PushLink& link);
   Result<> tell_commit();
   Result<> push_pages();
   Result<> all_there();

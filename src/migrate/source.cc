@@ -97,6 +97,11 @@ Result<peer::Reply> SourceMove::call(const peer::Request& request, milliseconds 
   return session_->call(request, Deadline::in(limit), cancel_);
 }
 
+// 0: no limit.
+uint64_t SourceMove::max_bits_per_second() const {
+  return request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
+}
+
 // ---- Phase I
 
 Result<> SourceMove::plan() {
@@ -156,9 +161,7 @@ Result<> SourceMove::reserve() {
   lane_token_ = reply.reserved().lane_token();
   wire::LaneOptions options;
   options.lanes = services_.settings.lanes;
-  uint64_t limit =
-      request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
-  options.max_bytes_per_second = limit / 8;
+  options.max_bytes_per_second = max_bits_per_second() / 8;
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   TS_TRY_ASSIGN(lanes_,
                 wire::LaneSender::connect(services_.identity, target, session_->remote(), services_.settings.node, id(),

@@ -90,12 +90,12 @@ class SourceMove {
   Result<> follow();
   Result<> prepare_to_follow();
   Result<std::unique_ptr<PeerSession>> connect_again(const Cancel& cancel);
-  Result<> add_push_lanes(PushLink& link, const Cancel& cancel);
   Result<> confirm_commit(PeerSession& session);
   Result<> cleanup();
   void end_source_tasks();
   void fill_memory(local::Summary& summary) const;
 
+  uint64_t max_bits_per_second() const;
   Result<> start_dump();
   Result<> wait_rootfs();
   Result<> tell_commit();

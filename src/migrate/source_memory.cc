@@ -183,22 +183,6 @@ Result<std::unique_ptr<PeerSession>> SourceMove::connect_again(const Cancel& can
   return PeerSession::connect(services_.identity, target, services_.settings.node, Deadline::in(kConnectLimit), cancel);
 }
 
-Result<> SourceMove::add_push_lanes(PushLink& link, const Cancel& cancel) {
-  TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
-  auto lanes = [&](unsigned count, uint64_t limit) {
-    wire::LaneOptions options;
-    options.lanes = count;
-    options.max_bytes_per_second = limit / 8;
-    return wire::LaneSender::connect(services_.identity, target, link.session->remote(), services_.settings.node, id(),
-                                     lane_token_, options, Deadline::in(kConnectLimit), cancel);
-  };
-  uint64_t limit =
-      request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
-  TS_TRY_ASSIGN(link.bulk, lanes(services_.settings.lanes, limit));
-  TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
-  return {};
-}
-
 // While the container still runs: the link is not to be made in the gap.
 Result<> SourceMove::prepare_to_follow() {
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
@@ -212,14 +196,15 @@ Result<> SourceMove::prepare_to_follow() {
     TS_TRY(confirm_commit(*session));
     return session;
   };
-  hooks.add_lanes = [this, never](PushLink& link) { return add_push_lanes(link, never); };
+  PushLanes lanes{id(), lane_token_, request_.peer, max_bits_per_second()};
+  hooks.add_lanes = [this, lanes, never](PushLink& link) { return add_push_lanes(link, lanes, services_, never); };
   hooks.progress = [this](const PushProgress& p) {
     reporter_.progress(p.filled_pages * memory::kPageBytes, p.expected_pages * memory::kPageBytes);
   };
   pusher_ = std::make_unique<PagePusher>(id(), cgroup, options, std::move(hooks));
   PushLink link;
   TS_TRY_ASSIGN(link.session, connect_again(cancel_));
-  TS_TRY(add_push_lanes(link, cancel_));
+  TS_TRY(add_push_lanes(link, lanes, services_, cancel_));
   push_link_ = std::move(link);
   return {};
 }

@@ -237,8 +237,7 @@ Result<> SourceMove::save() const {
   facts.set_post_copy(follow_);
   facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
   facts.set_link_bytes_per_second(planned_.bits_per_second / 8);
-  facts.set_max_bits_per_second(request_.max_bits_per_second != 0 ? request_.max_bits_per_second
-                                                                  : services_.settings.max_bits_per_second);
+  facts.set_max_bits_per_second(max_bits_per_second());
   return write_resume_file(directory_, file);
 }
 
