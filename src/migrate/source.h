@@ -97,7 +97,6 @@ class SourceMove {
 
   uint64_t max_bits_per_second() const;
   Result<> start_dump();
-  Result<> wait_rootfs();
   Result<> tell_commit();
   Result<peer::Reply> call(const peer::Request& request, milliseconds limit);
   Result<> send_chunk(uint8_t kind, const std::string& name, uint64_t offset, std::span<const std::byte> data,
