@@ -7,6 +7,7 @@
 #include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/elapsed.h"
 #include "migrate/reporter.h"
 #include "storage/image.h"
 #include "storage/tree_delta.h"
@@ -21,12 +22,6 @@ constexpr milliseconds kStreamIdle{60'000};
 constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kQueryLimit{30'000};
 constexpr milliseconds kEngineLimit{15'000};
-
-uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
-  return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(end - begin).count());
-}
-
-uint32_t ms_since(Clock::time_point begin) { return ms_between(begin, Clock::now()); }
 
 peer::Reply done() {
   peer::Reply reply;
@@ -356,7 +351,7 @@ Result<peer::Reply> DestinationMove::arm() {
   peer::Reply reply;
   auto& at_gate = *reply.mutable_at_gate();
   at_gate.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
-  at_gate.set_prepare_ms(ms_between(runtime_arrived_, Clock::now()));
+  at_gate.set_prepare_ms(ms_since(runtime_arrived_));
   return reply;
 }
 

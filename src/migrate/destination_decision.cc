@@ -6,6 +6,7 @@
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
+#include "migrate/elapsed.h"
 #include "sys/cgroup.h"
 #include "sys/urgent.h"
 
@@ -21,11 +22,6 @@ constexpr milliseconds kReleaseLimit{5000};
 // In post-copy the link decides how long it takes; the pager itself waits without limit.
 constexpr std::chrono::hours kFillLimit{72};
 constexpr milliseconds kSourceLimit{10 * 60'000};
-
-uint32_t ms_between(Clock::time_point begin, Clock::time_point end) {
-  auto ms = std::chrono::duration_cast<milliseconds>(end - begin).count();
-  return static_cast<uint32_t>(std::max<int64_t>(0, ms));
-}
 
 Result<std::vector<network::Connection>> connections_of(const peer::RestoreRequest& request) {
   std::vector<network::Connection> connections;
@@ -65,7 +61,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
-  parked_.set_restore_ms(ms_between(arrived, Clock::now()));
+  parked_.set_restore_ms(ms_since(arrived));
   return {};
 }
 
@@ -92,10 +88,10 @@ Result<peer::Reply> DestinationMove::commit() {
   Thread cutover("cutover", [this, &running] {
     auto cutover_begin = Clock::now();
     run_cutover();
-    running.set_cutover_ms(ms_between(cutover_begin, Clock::now()));
+    running.set_cutover_ms(ms_since(cutover_begin));
   });
   auto released = parked_container_->release(Deadline::in(kReleaseLimit));
-  running.set_release_ms(ms_between(begin, Clock::now()));
+  running.set_release_ms(ms_since(begin));
   cutover.join();
   urgent.reset();
   if (!released) {
@@ -167,7 +163,7 @@ bool DestinationMove::wait_filled() {
   auto p = memory_->progress();
   TS_LOG_INFO("mig={} phase=fill pages={} faults={} waited={} p50_us={} p99_us={} max_us={} ms={} {}", id_,
               p.done_pages, p.faults, p.requests, p.wait_p50.count(), p.wait_p99.count(), p.wait_max.count(),
-              ms_between(begin, Clock::now()), filled ? "" : filled.error().message());
+              ms_since(begin), filled ? "" : filled.error().message());
   if (filled) return true;
   // The same that memory_lost() hears, perhaps before it does.
   MutexLock lock(mu_);
