@@ -13,6 +13,7 @@
 #include "criu/rpc.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
+#include "sys/search_path.h"
 #include "sys/urgent.h"
 
 namespace transship::criu {
@@ -61,8 +62,7 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
     TS_TRY(sys::make_dirs(bin));
     if (::symlink(o.tar.c_str(), (bin + "/tar").c_str()) != 0 && errno != EEXIST)
       return fail_errno(errno, "link {}/tar", bin);
-    const char* path = ::secure_getenv("PATH");
-    how.env.push_back(fmt::format("PATH={}:{}", bin, path != nullptr ? path : "/usr/sbin:/usr/bin:/sbin:/bin"));
+    how.env.push_back(fmt::format("PATH={}:{}", bin, sys::search_path()));
   }
   return Worker::spawn(o.criu, how);
 }

@@ -9,6 +9,7 @@
 #include "sys/file.h"
 #include "sys/process.h"
 #include "sys/program_version.h"
+#include "sys/search_path.h"
 
 namespace transship::engine {
 namespace {
@@ -39,13 +40,6 @@ Result<std::vector<Address>> addresses_in(const std::string& netns) {
     }
   }
   return addresses;
-}
-
-bool is_program(const std::string& name) {
-  if (name.contains('/')) return ::access(name.c_str(), X_OK) == 0;
-  const char* path = ::getenv("PATH");
-  return std::ranges::any_of(split(path != nullptr ? path : "", ':'),
-                             [&](const std::string& d) { return ::access((d + "/" + name).c_str(), X_OK) == 0; });
 }
 
 std::vector<Conflict> namespace_conflicts(const Container& wanted, const Json& config) {
@@ -228,7 +222,7 @@ Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
   else if (::access(bundle_of(wanted.id).c_str(), F_OK) == 0)
     rows.push_back(
         {"name", fmt::format("this host has a bundle {} already", bundle_of(wanted.id)), "move it away, or remove it"});
-  if (!is_program(options_.runtime))
+  if (!sys::find_program(options_.runtime))
     rows.push_back(
         {"runtime", fmt::format("{} is not a program on this host", options_.runtime), "install transship there"});
   return rows;

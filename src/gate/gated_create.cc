@@ -20,6 +20,7 @@
 #include "gate/standard_streams.h"
 #include "sys/file.h"
 #include "sys/process.h"
+#include "sys/search_path.h"
 
 namespace transship::gate {
 namespace {
@@ -32,19 +33,10 @@ constexpr milliseconds kMaxHold{600'000};
 constexpr milliseconds kRuncEnds{3000};
 constexpr std::array<std::string_view, 5> kRuncPlaces = {"/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc",
                                                          "/usr/local/sbin/runc", "/bin/runc"};
-constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 std::string variable(const char* name, const char* otherwise) {
   const char* value = ::secure_getenv(name);
   return value != nullptr && *value != '\0' ? value : otherwise;
-}
-
-Result<std::string> find_program(const std::string& name) {
-  for (const auto& dir : split(variable("PATH", kDefaultPath), ':')) {
-    auto path = fmt::format("{}/{}", dir, name);
-    if (!dir.empty() && ::access(path.c_str(), X_OK) == 0) return path;
-  }
-  return fail(Errc::kNotFound, "there is no program {} in PATH", name);
 }
 
 milliseconds hold_time(const std::string& gate_dir) {
@@ -146,7 +138,7 @@ Result<> GatedCreate::next_order(Kind wanted) {
 Result<> GatedCreate::start_runc() {
   TS_TRY_ASSIGN(auto bundle, engine::load_oci_bundle(line_.bundle));
   TS_TRY_ASSIGN(auto runc, real_runtime());
-  TS_TRY_ASSIGN(auto criu, find_program("criu"));
+  TS_TRY_ASSIGN(auto criu, sys::find_program("criu"));
   // A directory with us as `criu` and `tar`, first in runc's PATH.
   auto bin = gate_dir_ + "/bin";
   TS_TRY(sys::make_dirs(bin));
@@ -161,9 +153,9 @@ Result<> GatedCreate::start_runc() {
   sys::Child::Options o;
   o.argv = restore_arguments(line_, images_dir_, work_dir_, runc_log_);
   o.argv.insert(o.argv.begin(), runc);
-  o.env = {fmt::format("PATH={}:{}", bin, variable("PATH", kDefaultPath)),
-           fmt::format("{}={}", kRealCriuVariable, criu), fmt::format("{}={}", kCriuSocketVariable, socket),
-           fmt::format("{}={}", kImagesVariable, images_dir_), fmt::format("{}={}", kWorkVariable, work_dir_)};
+  o.env = {fmt::format("PATH={}:{}", bin, sys::search_path()), fmt::format("{}={}", kRealCriuVariable, criu),
+           fmt::format("{}={}", kCriuSocketVariable, socket), fmt::format("{}={}", kImagesVariable, images_dir_),
+           fmt::format("{}={}", kWorkVariable, work_dir_)};
   if (bundle.has_own("cgroup")) o.env.push_back(fmt::format("{}=1", kCgroupNamespaceVariable));
   // Ours, or these, become the tasks' own where those were pipes on the source.
   TS_TRY_ASSIGN(auto streams, replace_missing_pipes(images_dir_ + "/descriptors.json", bundle.dir + "/output.log"));
@@ -292,7 +284,7 @@ std::string gate_dir_of(const std::string& id) {
 
 Result<std::string> real_runtime() {
   if (auto named = variable("TRANSSHIP_RUNC", ""); !named.empty()) return named;
-  if (auto found = find_program("runc")) return found;
+  if (auto found = sys::find_program("runc")) return found;
   for (auto place : kRuncPlaces) {
     if (::access(std::string(place).c_str(), X_OK) == 0) return std::string(place);
   }

@@ -4,23 +4,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
 #include "base/fd.h"
 #include "base/text.h"
 #include "gate/small_tar.h"
+#include "sys/search_path.h"
 
 namespace transship::gate {
 namespace {
 
 // The first `tar` in PATH that is not us.
 int become_real_tar(char** argv) {
-  const char* path = std::getenv("PATH");
   struct stat own{};
   (void)::stat("/proc/self/exe", &own);
-  for (const auto& dir : split(path != nullptr ? path : "/usr/bin:/bin", ':')) {
+  for (const auto& dir : split(sys::search_path(), ':')) {
     auto program = dir + "/tar";
     struct stat st{};
     if (::stat(program.c_str(), &st) != 0 || (st.st_ino == own.st_ino && st.st_dev == own.st_dev)) continue;

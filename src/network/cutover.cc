@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "sys/process.h"
+#include "sys/search_path.h"
 
 namespace transship::network {
 namespace {
@@ -49,9 +50,7 @@ class HookDriver final : public CutoverDriver {
 // Found out at start and not when traffic must move.
 Result<> check_program(const std::string& program) {
   if (program.find('/') == std::string::npos) {
-    const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nothing here changes the environment
-    for (const auto& dir : split(path != nullptr ? path : "/usr/bin:/bin", ':'))
-      if (::access((dir + "/" + program).c_str(), X_OK) == 0) return {};
+    if (sys::find_program(program)) return {};
     return fail(Errc::kInvalidArgument, "cutover hook: no program \"{}\" in PATH", program);
   }
   if (::access(program.c_str(), X_OK) == 0) return {};

@@ -2,11 +2,10 @@
 
 #include <sys/stat.h>
 
-#include <cstdlib>
 #include <map>
 
 #include "base/mutex.h"
-#include "base/text.h"
+#include "sys/search_path.h"
 
 namespace transship::sys {
 namespace {
@@ -31,13 +30,8 @@ std::string identity_of(const std::string& path) {
 }  // namespace
 
 std::string program_identity(const std::string& program) {
-  if (program.find('/') != std::string::npos) return identity_of(program);
-  const char* path = ::secure_getenv("PATH");
-  for (const auto& dir : split(path != nullptr ? path : "/usr/sbin:/usr/bin:/sbin:/bin", ':')) {
-    auto identity = identity_of(dir + "/" + program);
-    if (!identity.empty()) return identity;
-  }
-  return {};
+  auto file = find_program(program);
+  return file ? identity_of(*file) : std::string();
 }
 
 Result<std::string> version_output(const std::string& program, Deadline deadline) {

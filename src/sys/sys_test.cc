@@ -8,6 +8,7 @@
 #include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/process.h"
+#include "sys/search_path.h"
 #include "sys/task_tree.h"
 
 namespace transship::sys {
@@ -56,6 +57,20 @@ TEST_F(SysTest, EnvironmentReplacesWhatWeHave) {
   auto r = run_ok({.argv = {"sh", "-c", "env | grep '^PATH='"}, .env = {"PATH=/bin:/usr/bin:/replaced"}});
   ASSERT_TRUE(r) << r.error().message();
   EXPECT_EQ(r->out, "PATH=/bin:/usr/bin:/replaced\n");
+}
+
+TEST_F(SysTest, FindsTheFirstProgramThatCanBeRun) {
+  for (const char* dir : {"/a", "/b", "/c"}) std::filesystem::create_directory(dir_ + dir);
+  std::filesystem::create_directory(dir_ + "/a/tool");
+  ASSERT_TRUE(write_file_atomic(dir_ + "/b/tool", "not to be run", 0644));
+  ASSERT_TRUE(write_file_atomic(dir_ + "/c/tool", "#!/bin/sh\n", 0755));
+  auto path = fmt::format("{0}/a::{0}/none:{0}/b:{0}/c", dir_);
+  EXPECT_EQ(find_program("tool", path).value(), dir_ + "/c/tool");
+  EXPECT_EQ(find_program(dir_ + "/c/tool", "").value(), dir_ + "/c/tool");
+  EXPECT_EQ(find_program(dir_ + "/b/tool", path).error().code(), Errc::kNotFound);
+  EXPECT_EQ(find_program("other", path).error().code(), Errc::kNotFound);
+  EXPECT_EQ(find_program("tool", "").error().code(), Errc::kNotFound);
+  EXPECT_FALSE(search_path().empty());
 }
 
 TEST_F(SysTest, ChildIsKilledWhenDropped) {
