@@ -12,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 from labkit import cgroup, deploy, state  # noqa: E402
 from labkit.api import Lab  # noqa: E402
 
+import gate_kit  # noqa: E402
+from moving import Scene  # noqa: E402
+
 PREFIX = "test-"  # then the pid of the test run
 
 
@@ -55,3 +58,27 @@ def moving_lab(lab):
         pytest.fail(f"{deploy.DEFAULT_BUILD} has no programs: ./dev build first")
     lab.deploy()  # whatever other tests have put in the programs' places
     return lab
+
+
+@pytest.fixture
+def scene(moving_lab):
+    """Makes a Redis in use, with the options of Scene; any number of them."""
+    scenes = []
+
+    def make(**options):
+        scenes.append(Scene(moving_lab, **options))
+        return scenes[-1]
+
+    yield make
+    for s in scenes:
+        s.close()
+
+
+@pytest.fixture(scope="module")
+def hosts(lab):
+    """aws and azure with what gate_kit needs."""
+    lab.image("redis")
+    gate_kit.install(lab)
+    yield lab.host("aws"), lab.host("azure")
+    for name in ("aws", "azure"):
+        lab.host(name).run("nft delete table ip gate_test; rm -rf /run/gate-test /usr/bin/gate_drill", check=False)

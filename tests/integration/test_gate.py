@@ -11,15 +11,6 @@ import pytest
 from gate_kit import ADDRESS, IMAGES, NAME, Arrival, Client, Drill, wait_for
 
 
-@pytest.fixture(scope="module")
-def hosts(lab):
-    lab.image("redis")
-    kit.install(lab)
-    yield lab.host("aws"), lab.host("azure")
-    for name in ("aws", "azure"):
-        lab.host(name).run("nft delete table ip gate_test; rm -rf /run/gate-test /usr/bin/gate_drill", check=False)
-
-
 @pytest.fixture
 def redis(lab, hosts, request):
     """A Redis on aws, routed. The parameter is the runtime that Podman started it with."""

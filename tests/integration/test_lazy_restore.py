@@ -9,15 +9,6 @@ import pytest
 from gate_kit import ADDRESS, IMAGES, NAME, Arrival, Drill, wait_for
 
 
-@pytest.fixture(scope="module")
-def hosts(lab):
-    lab.image("redis")
-    kit.install(lab)
-    yield lab.host("aws"), lab.host("azure")
-    for name in ("aws", "azure"):
-        lab.host(name).run("nft delete table ip gate_test; rm -rf /run/gate-test /usr/bin/gate_drill", check=False)
-
-
 def cli(lab, *words) -> str:
     return lab.host("client").run(["timeout", "20", "redis-cli", "-h", ADDRESS, *words], check=False).stdout.strip()
 

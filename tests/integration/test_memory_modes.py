@@ -6,22 +6,9 @@ import pytest
 
 from demokit import leftovers
 from demokit.churn import Churn
-from moving import DONE, NOT_CONVERGED, RunningMove, Scene, link_cut, move
+from moving import DONE, NOT_CONVERGED, RunningMove, link_cut, move
 
 TRAVELS_AS = {"pre-copy": "pre-copy", "post-copy": "post-copy", "stop-copy": "stop-copy", "auto": "pre-copy"}
-
-
-@pytest.fixture
-def scene(moving_lab):
-    scenes = []
-
-    def make(**options):
-        scenes.append(Scene(moving_lab, **options))
-        return scenes[-1]
-
-    yield make
-    for s in scenes:
-        s.close()
 
 
 @pytest.fixture
@@ -51,25 +38,15 @@ def test_there_and_back(scene, mode):
     s.check_runs_on("aws")
 
 
-def test_the_link_is_cut_while_memory_follows(scene, slow):
-    s = scene(mib=32, clients=4)
+# 30 seconds are longer than a connection lives.
+@pytest.mark.parametrize("seconds,clients", [(3, 4), (30, 2)])
+def test_the_link_is_cut_while_memory_follows(scene, slow, seconds, clients):
+    s = scene(mib=32, clients=clients)
     running = RunningMove(s.home, "redis", "azure", ("--mode", "post-copy"))
     assert running.wait_phase("follow"), running.outcome().lines[-1]
     time.sleep(0.5)
     with link_cut(s.lab.host("azure")):
-        time.sleep(3)
-        assert running.process.poll() is None
-    done(running.outcome())
-    s.check_runs_on("azure", seconds=30)
-
-
-def test_the_link_is_cut_for_longer_than_a_connection_lives(scene, slow):
-    s = scene(mib=32, clients=2)
-    running = RunningMove(s.home, "redis", "azure", ("--mode", "post-copy"))
-    assert running.wait_phase("follow"), running.outcome().lines[-1]
-    time.sleep(0.5)
-    with link_cut(s.lab.host("azure")):
-        time.sleep(30)
+        time.sleep(seconds)
         assert running.process.poll() is None
     done(running.outcome())
     s.check_runs_on("azure", seconds=30)

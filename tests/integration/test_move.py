@@ -3,8 +3,6 @@
 import json
 import time
 
-import pytest
-
 from demokit.load import longest_silence_ms
 from demokit.runc_subject import RuncRedis
 from demokit.subject import PodmanRedis
@@ -13,19 +11,6 @@ from moving import DONE, Scene, move
 
 # What TCP leaves of an Ethernet link's rate: 1448 of 1514 bytes, less acknowledgements.
 PAYLOAD_SHARE = 0.944
-
-
-@pytest.fixture
-def scene(moving_lab):
-    scenes = []
-
-    def make(**options):
-        scenes.append(Scene(moving_lab, **options))
-        return scenes[-1]
-
-    yield make
-    for s in scenes:
-        s.close()
 
 
 def test_there_and_back_twenty_times(scene):
