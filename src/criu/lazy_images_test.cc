@@ -2,20 +2,16 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
-#include <cstring>
 #include <filesystem>
-#include <functional>
 
-#include "base/fd.h"
-#include "criu/image_file.h"
+#include "criu/test_images.h"
 #include "sys/file.h"
 
 namespace transship::criu {
 namespace {
 
-constexpr uint64_t kPage = 4096;
+constexpr uint64_t kPage = kImagePage;
 constexpr uint64_t kLimit = 1U << 30;
 constexpr uint32_t kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
@@ -23,53 +19,10 @@ struct V {
   uint64_t start, pages;
   uint32_t flags = kAnonymous;
 };
-struct E {
-  uint64_t address, pages;
-  uint32_t flags;
-};
+using E = TestEntry;
 
-// Every page tells where it belongs.
-std::string page_of(ImageSpace space, uint64_t address) {
-  auto text = fmt::format("{}{} {:#x};", space.shared ? "s" : "t", space.id, address);
-  text.resize(kPage, '.');
-  return text;
-}
-
-class Made : public PageSource {
- public:
-  Result<> read(ImageSpace space, uint64_t address, std::span<std::byte> out) override {
-    if (failing) return fail(Errc::kNotFound, "no page at {:#x}", address);
-    for (size_t at = 0; at < out.size(); at += kPage) {
-      std::memcpy(out.data() + at, page_of(space, address + at).data(), kPage);
-      ++pages;
-    }
-    return {};
-  }
-  bool failing = false;
-  uint64_t pages = 0;
-};
-
-class LazyImages : public testing::Test {
+class LazyImages : public ImagesTest {
  protected:
-  void SetUp() override {
-    std::string name = testing::TempDir() + "lazy-images-XXXXXX";
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    dir_ = name;
-    fd_ = *open_file(dir_, O_RDONLY | O_DIRECTORY);
-    tree({1});
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
-  void put(const std::string& name, const std::string& bytes) { ASSERT_TRUE(write_image(fd_.get(), name, bytes)); }
-  void tree(const std::vector<uint32_t>& pids) {
-    std::vector<std::string> records;
-    for (uint32_t pid : pids) {
-      img::Process p;
-      p.set_pid(pid);
-      records.push_back(p.SerializeAsString());
-    }
-    put("pstree.img", serialize_image(ImageMagic::kProcessTree, records));
-  }
   void mappings(uint32_t pid, const std::vector<V>& list) {
     img::Mm mm;
     for (const auto& v : list) {
@@ -81,53 +34,24 @@ class LazyImages : public testing::Test {
     }
     put(fmt::format("mm-{}.img", pid), serialize_image(ImageMagic::kMm, {mm.SerializeAsString()}));
   }
-  // Its pages file too, of what is present.
-  void pagemap(ImageSpace space, uint32_t pages_id, const std::vector<E>& entries) {
-    Pagemap p;
-    p.head.set_pages_id(pages_id);
-    std::string content;
-    for (const auto& e : entries) {
-      auto& entry = p.entries.emplace_back();
-      entry.set_vaddr(e.address);
-      entry.set_compat_nr_pages(0);
-      entry.set_nr_pages(e.pages);
-      entry.set_flags(e.flags);
-      for (uint64_t i = 0; (e.flags & kPagePresent) != 0 && i < e.pages; ++i)
-        content += page_of(space, e.address + i * kPage);
-    }
-    put(fmt::format("pagemap-{}{}.img", space.shared ? "shmem-" : "", space.id), serialize_pagemap(p));
-    if (!content.empty()) put(fmt::format("pages-{}.img", pages_id), content);
-  }
   // What CRIU would find afterwards: the flags of every entry, and the content of all that is present.
   std::vector<E> entries_after(ImageSpace space) {
-    auto name = fmt::format("pagemap-{}{}.img", space.shared ? "shmem-" : "", space.id);
-    auto bytes = read_image(fd_.get(), name);
-    EXPECT_TRUE(bytes);
-    auto p = parse_pagemap(*bytes, name);
-    EXPECT_TRUE(p);
-    std::vector<E> out;
+    auto p = read_pagemap(space);
     std::string expected;
-    for (const auto& e : p->entries) {
-      out.push_back({e.vaddr(), e.nr_pages(), e.flags()});
+    for (const auto& e : p.entries) {
       for (uint64_t i = 0; (e.flags() & kPagePresent) != 0 && i < e.nr_pages(); ++i)
         expected += page_of(space, e.vaddr() + i * kPage);
     }
-    auto pages = read_image(fd_.get(), fmt::format("pages-{}.img", p->head.pages_id()));
-    EXPECT_EQ(pages ? *pages : std::string(), expected);
-    return out;
+    EXPECT_EQ(content(p.head.pages_id()), expected.empty() ? "none" : expected);
+    return entries(space);
   }
   bool refused() {
-    Made source;
+    TestPages source;
     auto planned = plan_lazy_restore(dir_, kLimit);
     auto prepared = prepare_lazy_restore(dir_, source, kLimit);
     return !planned && planned.error().code() == Errc::kCorrupt && !prepared && source.pages == 0;
   }
-
-  std::string dir_;
-  Fd fd_;
 };
-
-bool operator==(const E& a, const E& b) { return a.address == b.address && a.pages == b.pages && a.flags == b.flags; }
 
 TEST_F(LazyImages, RestartableSequencesOfLazyPagesAreEarly) {
   img::Process process;
@@ -163,7 +87,7 @@ TEST_F(LazyImages, SplitsAtMappingsAndMergesContent) {
            {0x1c000, 1, kPageLazy},
            {0x40000, 1, kPagePresent},
            {0x41000, 2, kPageInParent}});
-  Made source;
+  TestPages source;
   auto plan = prepare_lazy_restore(dir_, source, kLimit);
   ASSERT_TRUE(plan) << plan.error().message();
   ASSERT_EQ(plan->spaces.size(), 1u);
@@ -209,7 +133,7 @@ TEST_F(LazyImages, ZombiesAndSharedObjects) {
   const ImageSpace shared{true, 4711};
   pagemap(shared, 3, {{0, 600, kPageInParent}, {600 * kPage, 1, kPagePresent}});
   std::filesystem::create_symlink("/somewhere", dir_ + "/parent");
-  Made source;
+  TestPages source;
   auto plan = prepare_lazy_restore(dir_, source, kLimit);
   ASSERT_TRUE(plan) << plan.error().message();
   ASSERT_EQ(plan->spaces.size(), 4u);
@@ -255,7 +179,7 @@ TEST_F(LazyImages, NothingOutsideIsTouched) {
   mappings(1, {{0x10000, 4, MAP_PRIVATE}});
   pagemap({false, 1}, 1, {{0x10000, 1, kPagePresent}, {0x11000, 1, kPageInParent}});
   std::filesystem::remove(dir_ + "/pages-1.img");
-  Made source;
+  TestPages source;
   EXPECT_FALSE(prepare_lazy_restore(dir_, source, kLimit)) << "a pages file is missing";
   std::filesystem::create_symlink(outside, dir_ + "/pages-1.img");
   EXPECT_FALSE(prepare_lazy_restore(dir_, source, kLimit));
@@ -272,7 +196,7 @@ TEST_F(LazyImages, NothingOutsideIsTouched) {
 TEST_F(LazyImages, AMissingPageIsAFailure) {
   mappings(1, {{0x10000, 4, MAP_PRIVATE}});
   pagemap({false, 1}, 1, {{0x10000, 1, kPageInParent}});
-  Made source;
+  TestPages source;
   source.failing = true;
   auto plan = prepare_lazy_restore(dir_, source, kLimit);
   ASSERT_FALSE(plan);
