@@ -22,6 +22,8 @@ constexpr uint64_t kFewPages = 512;
 // Our own images: no limit that a container could reach.
 constexpr uint64_t kAnyMemory = 1ULL << 46;
 
+// A container can have thousands of processes.
+constexpr size_t kNamedFindings = 5;
 // Of what a process can have.
 constexpr uint64_t kAddressEnd = 1ULL << 56;
 
@@ -45,6 +47,19 @@ memory::PageSenderOptions sender_options(const LiveMemory::Settings& settings) {
 }
 
 }  // namespace
+
+std::vector<std::string> late_memory_warnings(const std::vector<memory::Untracked>& findings) {
+  std::vector<std::string> warnings;
+  for (const auto& f : findings) {
+    if (warnings.size() == kNamedFindings) {
+      warnings.push_back(
+          fmt::format("memory: {} more like these: sent after the freeze", findings.size() - kNamedFindings));
+      break;
+    }
+    warnings.push_back(fmt::format("memory: {} (process {}) {}: sent after the freeze", f.process, f.pid, f.why));
+  }
+  return warnings;
+}
 
 LiveMemory::LiveMemory(const sys::Cgroup& cgroup, Settings settings, wire::LaneSender& lanes, Reporter& reporter,
                        Cancel cancel)
@@ -303,12 +318,10 @@ void LiveMemory::report_decision(const plan::Convergence& c) {
               rounds_.back().dirty_bytes, rounds_.back().wire_bytes, rounds_.back().seconds, c.gap_ms, c.why);
 }
 
-LiveMemoryStats LiveMemory::stats() const {
-  LiveMemoryStats stats = stats_;
-  if (!tracker_) return stats;
-  for (const auto& u : tracker_->findings())
-    stats.findings.push_back(fmt::format("{} (process {}) {}", u.process, u.pid, u.why));
-  return stats;
+std::vector<std::string> LiveMemory::warnings() const {
+  auto findings = shared_.findings();
+  std::ranges::move(tracker_->findings(), std::back_inserter(findings));
+  return late_memory_warnings(findings);
 }
 
 }  // namespace transship::migrate

@@ -34,8 +34,10 @@ struct LiveMemoryStats {
   uint64_t zero_pages = 0;
   uint64_t bytes_last_round = 0;  // found dirty after the freeze
   memory::Compression compression = memory::Compression::kNone;
-  std::vector<std::string> findings;  // memory that could only be copied while frozen, and why
 };
+
+// For people: which memory could only be sent after the freeze, and why.
+std::vector<std::string> late_memory_warnings(const std::vector<memory::Untracked>& findings);
 
 // One thread at a time.
 class LiveMemory {
@@ -71,7 +73,9 @@ class LiveMemory {
   // After the dump and one of the last rounds: shared memory that was sent does not travel in CRIU's images as well.
   // `spare_dir`: on their file system. Any thread, while no other call is under way.
   Result<> leave_out_shared(const std::string& images_dir, const std::string& spare_dir);
-  LiveMemoryStats stats() const;
+  LiveMemoryStats stats() const { return stats_; }
+  // After pre_copy().
+  std::vector<std::string> warnings() const;
 
  private:
   Result<> start_tracker(bool running);

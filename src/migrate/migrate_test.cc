@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "migrate/convert.h"
 #include "migrate/event_feed.h"
+#include "migrate/live_memory.h"
 #include "migrate/move_table.h"
 #include "migrate/phase.h"
 #include "migrate/reporter.h"
@@ -190,6 +191,15 @@ TEST_F(ResumeFileTest, ExpectedPagesBeyondAllMemoryAreRefused) {
   space.add_gaps_and_lengths(2);
   ASSERT_TRUE(sys::write_file_atomic(dir_ + "/expected-pages", message.SerializeAsString()));
   EXPECT_EQ(read_expected_pages(dir_).error().code(), Errc::kCorrupt);
+}
+
+TEST(LateMemory, WarningsNameTheFirstFew) {
+  EXPECT_THAT(late_memory_warnings({}), ElementsAre());
+  EXPECT_THAT(late_memory_warnings({{7, "db", "is odd"}}),
+              ElementsAre("memory: db (process 7) is odd: sent after the freeze"));
+  auto many = late_memory_warnings(std::vector<memory::Untracked>(8, {7, "db", "is odd"}));
+  ASSERT_EQ(many.size(), 6U);
+  EXPECT_EQ(many.back(), "memory: 3 more like these: sent after the freeze");
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ Result<> SourceMove::copy_memory() {
     }
     TS_TRY(attached);
     TS_TRY_ASSIGN(follow_, memory_->pre_copy(limits, arm_control()));
+    std::ranges::move(memory_->warnings(), std::back_inserter(warnings_));
   }
   arm_control().start();
   TS_TRY(wait_armed());

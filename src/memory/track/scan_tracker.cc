@@ -72,7 +72,7 @@ Result<bool> ScanTracker::attach(Task& task, Pass& pass) {
     default: break;
   }
   TS_LOG_WARN("memory: process {} is not tracked: {}", task.pid, injected.error().message());
-  task.untracked = injected.error().message();
+  task.untracked = "cannot be followed: " + injected.error().message();
   return false;
 }
 
