@@ -102,6 +102,11 @@ uint64_t SourceMove::max_bits_per_second() const {
   return request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
 }
 
+double SourceMove::link_bits_per_second() const {
+  auto limit = static_cast<double>(max_bits_per_second());
+  return limit > 0 ? std::min(limit, planned_.bits_per_second) : planned_.bits_per_second;
+}
+
 // ---- Phase I
 
 Result<> SourceMove::plan() {
@@ -379,9 +384,9 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   s.set_packets_held(held.held_packets);
   s.set_packets_dropped(held.dropped_packets);
   s.set_source_kept(request_.keep_source);
-  if (planned_.bits_per_second > 0)
+  if (link_bits_per_second() > 0)
     s.set_transfer_ms_at_link_rate(
-        static_cast<uint64_t>(static_cast<double>(frozen_bytes_) * 8000 / planned_.bits_per_second));
+        static_cast<uint64_t>(static_cast<double>(frozen_bytes_) * 8000 / link_bits_per_second()));
   fill_memory(s);
   for (const auto& w : warnings_) s.add_warnings(w);
   TS_LOG_INFO("mig={} done container={} to={} total_ms={} frozen_ms={} bytes={}", id(), container(), request_.peer,

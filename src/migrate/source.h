@@ -96,6 +96,8 @@ class SourceMove {
   void fill_memory(local::Summary& summary) const;
 
   uint64_t max_bits_per_second() const;
+  // What was measured, within that limit.
+  double link_bits_per_second() const;
   Result<> start_dump();
   Result<> tell_commit();
   Result<peer::Reply> call(const peer::Request& request, milliseconds limit);

@@ -20,7 +20,7 @@ Result<> SourceMove::copy_memory() {
   LiveMemory::Settings settings;
   settings.options = request_.memory;
   settings.expected_bytes = planned_.survey.tasks.memory_bytes;
-  settings.link_bytes_per_second = planned_.bits_per_second / 8;
+  settings.link_bytes_per_second = link_bits_per_second() / 8;
   TS_TRY_ASSIGN(Cancel stop, Cancel::create());
   {
     MutexLock lock(mu_);
@@ -190,7 +190,7 @@ Result<> SourceMove::prepare_to_follow() {
   TS_TRY_ASSIGN(Cancel never, Cancel::create());
   memory::PageSenderOptions options;
   options.compression = request_.memory.compress;
-  options.link_bytes_per_second = planned_.bits_per_second / 8;
+  options.link_bytes_per_second = link_bits_per_second() / 8;
   PagePusher::Hooks hooks;
   hooks.connect = [this, never]() -> Result<std::unique_ptr<PeerSession>> {
     TS_TRY_ASSIGN(auto session, connect_again(never));
