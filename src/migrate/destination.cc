@@ -60,7 +60,8 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
       directory_(services.settings.run_dir + "/moves/" + id_),
       layers_dir_(services.settings.state_dir + "/moves/" + id_),
       cancel_(std::move(cancel)),
-      end_(Cancel::create().value()) {}
+      end_(Cancel::create().value()),
+      engine_ended_(Cancel::create().value()) {}
 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
@@ -359,6 +360,7 @@ void DestinationMove::start_engine() {
   // The gate's own deadline ends a start that waits; this one is for an engine that hangs elsewhere.
   engine_outcome_ = engine_->start(staged_->id, Deadline::in(services_.settings.gate_deadline + kEngineLimit));
   if (!engine_outcome_) cancel_.cancel(fmt::format("the engine's start failed: {}", engine_outcome_.error().message()));
+  engine_ended_.cancel("the engine's start has ended");
 }
 
 // Everything behind the gate that needs no images is done before they come.

@@ -145,8 +145,9 @@ class DestinationMove {
   int64_t started_ms_ = 0;
   uint64_t images_limit_ = 0;
   uint64_t storage_limit_ = 0;
-  Cancel cancel_;  // fires on abort: ends every wait of this move
-  Cancel end_;     // fires with the end of this object
+  Cancel cancel_;        // fires on abort: ends every wait of this move
+  Cancel end_;           // fires with the end of this object
+  Cancel engine_ended_;  // fires when engine_thread_ has set its outcome
 
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;

@@ -19,6 +19,8 @@ constexpr milliseconds kAskEvery{1000};
 // CRIU reads about 1 GiB a second here; a restore of a very large container takes its time.
 constexpr milliseconds kRestoreLimit{120'000};
 constexpr milliseconds kReleaseLimit{5000};
+// Podman needs some 20 ms.
+constexpr milliseconds kEngineReturns{3000};
 // In post-copy the link decides how long it takes; the pager itself waits without limit.
 constexpr std::chrono::hours kFillLimit{72};
 constexpr milliseconds kSourceLimit{10 * 60'000};
@@ -47,12 +49,17 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   if (memory_) TS_TRY_CTX(memory_->prepare(directory_ + "/images", request.post_copy()), "memory");
   auto parked = gate_->restore({.lazy = memory_ != nullptr}, Deadline::in(kRestoreLimit), cancel_);
   if (!parked) gate_->abort(parked.error().message());
-  // The engine's start ends with the gate in either case, and its lock with it.
+  // The engine's start ends with the gate in either case, and its lock with it; but not if the runtime was killed
+  // before it could say that all is well: then the engine's monitor waits at pipes that the parked tasks hold.
+  if (parked && sleep_for(kEngineReturns, engine_ended_)) (void)parked->kill(Deadline::in(kReleaseLimit));
   engine_thread_.join();
-  if (!engine_outcome_ && (parked || parked.error().code() == Errc::kCancelled)) return engine_outcome_;
+  if (!engine_outcome_ && (parked || parked.error().code() == Errc::kCancelled)) {
+    if (parked) parked_container_ = std::move(*parked);  // what is undone ends it
+    return engine_outcome_;
+  }
   if (!parked) return std::unexpected(std::move(parked).error());
-  TS_TRY(parked->verify());
   parked_container_ = std::move(*parked);
+  TS_TRY(parked_container_->verify());
   {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
@@ -244,7 +251,8 @@ void DestinationMove::undo() {
   }
   if (staged_) {
     discard();
-    if (!gate_) gate::remove_gate(staged_->id);
+    gate_.reset();
+    gate::remove_gate(staged_->id);
     if (connections_installed_) (void)network::remove_moved_connections(staged_->id);
   }
   gate_.reset();

@@ -229,6 +229,25 @@ def move(lab, source, destination, *options, command=()) -> dict:
     return times
 
 
+def kill_at_exit(host, pid: int):
+    """SIGKILL when the process wants to exit, instead. Returns what does it, once it follows the process."""
+    tracer = host.popen(["strace", "-f", "-p", pid, "-e", "trace=exit_group", "-e", "inject=exit_group:signal=KILL"], stdin=-3, stdout=-3,
+                        stderr=-1, text=True)
+    assert "attached" in (line := tracer.stderr.readline()), line
+    return tracer
+
+
+def tidy(hosts) -> None:
+    """The end of a test: complains of what stayed on the hosts, and takes it away all the same, for the next test's sake."""
+    Drill.kill_all()
+    left = []
+    for host in hosts:
+        host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
+        left += leftovers(host)
+        host.run([DRILL, "clean"], check=False)
+    assert left == []
+
+
 def leftovers(host) -> list[str]:
     """What a failed or finished arrival must not leave on a host, beside the container in Podman's own list."""
     found = host.run("ls -d /run/transship/gates/* /run/runc/* 2>/dev/null; nft list tables | grep -v -e netavark -e gate_test;"

@@ -4,6 +4,7 @@ Real Podman, runc, crun and CRIU; gate_drill takes the place of the daemons.
 """
 
 import json
+import subprocess
 import time
 
 import gate_kit as kit
@@ -22,10 +23,7 @@ def redis(lab, hosts, request):
     wait_for("answer of Redis", lambda: lab.host("client").run(ping, check=False).stdout == "PONG\n")
     yield aws, azure
     lab.unroute(ADDRESS)
-    Drill.kill_all()
-    for host in hosts:
-        host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
-        assert kit.leftovers(host) == []
+    kit.tidy(hosts)
 
 
 def answers(lab) -> bool:
@@ -222,7 +220,13 @@ def test_killed_during_the_restore(lab, redis, stage, victim):
         azure.run(["kill", "-KILL", str(arrival.runtime_pid)], check=False)
     else:
         azure.run(["pkill", "-KILL", "-x", "criu"], check=False)
-    out = arrival.start.communicate(timeout=20)[0]
+    try:
+        out = arrival.start.communicate(timeout=5)[0]
+    except subprocess.TimeoutExpired:
+        assert victim == "runtime"  # it had parked, but could not say so any more
+        arrival.drill.step("parked")
+        arrival.drill.say("kill")
+        out = arrival.start.communicate(timeout=20)[0]
     if arrival.start.returncode == 0:
         # Too late to prevent it: parked, and so it stays, frozen.
         pid = kit.container_pid(azure)
@@ -231,6 +235,31 @@ def test_killed_during_the_restore(lab, redis, stage, victim):
     azure.run(["podman", "rm", "-f", "-t0", NAME])
     if victim != "daemon":
         arrival.drill.kill()
+    azure.run([kit.DRILL, "clean"])
+    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    dumped.decide("rollback")
+    runs_as_before(lab, aws, client)
+
+
+def test_killed_between_parking_and_the_word_to_the_engine(lab, redis):
+    """The parked tasks hold the pipes on which the engine's monitor waits: it goes on when they are killed."""
+    aws, azure = redis
+    client = Client(lab)
+    dumped = kit.dump_complete(aws)
+    arrival = Arrival(aws, azure)
+    arrival.prepare()
+    tracer = kit.kill_at_exit(azure, arrival.runtime_pid)
+    kit.carry_images(aws, azure)
+    arrival.drill.say("go")
+    arrival.drill.step("parked")
+    tracer.wait(timeout=10)
+    time.sleep(1)
+    assert arrival.start.poll() is None
+    arrival.drill.say("kill")
+    arrival.drill.step("killed")
+    arrival.drill.end()
+    arrival.start_fails()
+    azure.run(["podman", "rm", "-f", "-t0", NAME])
     azure.run([kit.DRILL, "clean"])
     wait_for("clean host", lambda: kit.leftovers(azure) == [])
     dumped.decide("rollback")

@@ -23,10 +23,7 @@ def redis(lab, hosts):
     cli(lab, "debug", "populate", "50000", "key", "1000")
     yield aws, azure
     lab.unroute(ADDRESS)
-    Drill.kill_all()
-    for host in hosts:
-        host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
-        assert kit.leftovers(host) == []
+    kit.tidy(hosts)
 
 
 def image_sizes(host) -> dict[str, int]:
@@ -250,11 +247,9 @@ def test_several_processes_and_all_kinds_of_memory(lab, hosts, tmp_path):
             assert pager["filled"] == plan["lazy"] and len(pager["tasks"]) == 4
             wait_for("contented processes", lambda host=destination: min(fine(host)) > 3)
     finally:
-        Drill.kill_all()
         for host in hosts:
-            host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
             host.run("rm -rf /run/zoo")
-            assert kit.leftovers(host) == []
+        kit.tidy(hosts)
 
 
 def test_commit_of_a_lazy_dump_kills_and_leaves_nothing(lab, redis):

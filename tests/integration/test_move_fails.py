@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from gate_kit import kill_at_exit, wait_for
 from moving import CANCELLED, DONE, FAILED, REFUSED, ROLLED_BACK, RunningMove, Scene, link_cut, move
 
 SLOW = "100mbit"  # 32 MiB take three seconds: time to do something in the middle
@@ -242,6 +243,17 @@ def test_the_source_daemon_is_killed(scene, mode, phase):
     assert running.outcome().code == FAILED
     restart_daemon(scene.home)
     scene.check_runs_on("aws", seconds=60)
+
+
+def test_the_gate_is_killed_before_the_engine_hears_that_all_is_well(scene):
+    azure = scene.lab.host("azure")
+    running = RunningMove(scene.home, "redis", "azure", ("--mode", "stop-copy"))
+    assert running.wait_phase("transfer"), running.outcome().lines[-1]
+    runtime = wait_for("the gate", lambda: azure.run("pgrep -x transship-runti", check=False).stdout)
+    tracer = kill_at_exit(azure, int(runtime))
+    check_error(running.outcome(), ROLLED_BACK)
+    assert tracer.wait(timeout=10) is not None
+    scene.check_runs_on("aws")
 
 
 def test_the_engine_of_the_destination_stays_usable(scene):
