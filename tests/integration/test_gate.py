@@ -147,6 +147,7 @@ def test_criu_killed_during_the_dump(lab, redis, delay):
         dumped.end()
     else:
         dumped.decide("rollback")
+    assert aws.run(["podman", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", NAME]).stdout == "running 0\n"
     runs_as_before(lab, aws, Client(lab))
 
 
