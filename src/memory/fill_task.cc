@@ -15,6 +15,9 @@ constexpr int kMostSteps = 256;
 constexpr size_t kMostUnmapped = 4096;
 // How long a page may have no registered mapping after CRIU has registered all, before it counts as lost.
 constexpr auto kUnmappedLimit = 1s;
+// After the restore: what clients wait for gets the processors, and the memory's locks, to itself. Pages that are used
+// are filled as ever.
+constexpr auto kFirstAnswers = 100ms;
 // Below any mapping that an ordinary program has, above what the kernel refuses.
 constexpr uint64_t kProbeAddress = 0x10000;
 constexpr auto kNever = Clock::time_point::max();
@@ -289,7 +292,7 @@ void FillTask::probe() {
 void FillTask::restored() {
   restored_ = true;
   last_progress_ = Clock::now();
-  next_fill_ = last_progress_;
+  next_fill_ = last_progress_ + kFirstAnswers;
 }
 
 void FillTask::repeat_requests() {

@@ -1,6 +1,8 @@
 // The program transship-pager: it holds every userfaultfd of a restored container and all its pages, and fills. Once it
 // has the pages it needs nobody: a transshipd that is killed does not turn memory that is still to come into zeros.
 #pragma once
+#include <sys/resource.h>
+
 #include <deque>
 #include <map>
 #include <memory>
@@ -23,6 +25,8 @@ class Pager {
   Pager& operator=(const Pager&) = delete;
   // Until every process has its memory or has ended, or there is nothing to guard and nobody to ask for it.
   Result<> run();
+  // RLIMIT_NICE that it needs, in the limit's own way of counting: down to -10.
+  static constexpr rlim_t kNiceLimit = 30;
 
  private:
   struct Entry {

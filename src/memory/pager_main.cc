@@ -28,8 +28,8 @@ void outlive_the_daemon() {
   (void)::setsid();
   (void)!::chdir("/");
   if (auto file = open_file("/proc/self/oom_score_adj", O_WRONLY)) (void)write_all(file->get(), "-1000");
-  // Processes wait while it waits.
-  (void)::setpriority(PRIO_PROCESS, 0, -10);
+  rlimit nice{.rlim_cur = Pager::kNiceLimit, .rlim_max = Pager::kNiceLimit};
+  (void)::setrlimit(RLIMIT_NICE, &nice);
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
     files.rlim_cur = files.rlim_max;

@@ -1,4 +1,5 @@
 // The pager's half that CRIU talks to while it restores.
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cstring>
@@ -11,6 +12,7 @@ namespace transship::memory {
 namespace {
 
 constexpr uint64_t kRestoreTag = 4;
+constexpr int kNiceAfterRestore = -10;
 constexpr int32_t kFinishWord = 0x52535446;
 
 }  // namespace
@@ -36,6 +38,8 @@ void Pager::restore_ended(bool complete) {
   unwatch(restore_.get());
   restore_.reset();
   restore_complete_ = complete;
+  // Processes wait while it waits.
+  (void)::setpriority(PRIO_PROCESS, 0, kNiceAfterRestore);
   TS_LOG_DEBUG("pager restore_complete={} tasks={}", complete, tasks_.size());
   for (auto& [index, entry] : tasks_) entry.task->restored();
 }

@@ -11,6 +11,7 @@
 #include "migrate/reporter.h"
 #include "storage/image.h"
 #include "storage/tree_delta.h"
+#include "sys/breakpoints.h"
 #include "sys/urgent.h"
 
 namespace transship::migrate {
@@ -342,6 +343,7 @@ Result<peer::Reply> DestinationMove::arm() {
     MutexLock lock(mu_);
     state_ = State::kStarting;
   }
+  breakpoints_ = sys::hold_breakpoints();
   engine_called_ = Clock::now();
   engine_thread_ = Thread("engine-start", [this] { start_engine(); });
   if (memory_) memory_->reserve_images(directory_ + "/images");

@@ -174,6 +174,7 @@ class DestinationMove {
   std::optional<gate::Parked> parked_container_;
   Clock::time_point engine_called_;
   Clock::time_point runtime_arrived_;
+  Fd breakpoints_;  // held while CRIU may restore
   Result<> engine_outcome_;
   Thread engine_thread_;
   Thread finish_thread_;

@@ -42,10 +42,13 @@ Result<std::vector<network::Connection>> connections_of(const peer::RestoreReque
 Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   auto arrived = Clock::now();
   TS_TRY_ASSIGN(auto connections, connections_of(request));
-  if (!connections.empty()) {
-    TS_TRY(network::install_moved_connections(staged_->id, connections));
-    connections_installed_ = true;
-  }
+  // Beside the restore: no packet of theirs passes before the release. A program runs for it, tens of milliseconds
+  // long.
+  connections_installed_ = !connections.empty();
+  Result<> installed;
+  Thread installing("connections", [&] {
+    if (!connections.empty()) installed = network::install_moved_connections(staged_->id, connections);
+  });
   if (memory_) TS_TRY_CTX(memory_->prepare(directory_ + "/images", request.post_copy()), "memory");
   auto parked = gate_->restore({.lazy = memory_ != nullptr}, Deadline::in(kRestoreLimit), cancel_);
   if (!parked) gate_->abort(parked.error().message());
@@ -59,7 +62,10 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   }
   if (!parked) return std::unexpected(std::move(parked).error());
   parked_container_ = std::move(*parked);
+  breakpoints_.reset();
   TS_TRY(parked_container_->verify());
+  installing.join();
+  TS_TRY(installed);
   {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();

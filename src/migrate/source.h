@@ -139,6 +139,7 @@ class SourceMove {
   std::optional<ShutNetwork> shut_;  // from the dump to the end of the tasks
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
+  Fd breakpoints_;                                       // held from before the freeze
   std::unique_ptr<sys::Urgent> urgent_;                  // from the freeze to the release
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit

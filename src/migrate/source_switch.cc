@@ -1,10 +1,13 @@
 // Phase III of the source: freeze, dump, transfer, and the one decision.
+#include <sys/resource.h>
+
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/oci_bundle.h"
 #include "migrate/channels.h"
 #include "migrate/resume_file.h"
 #include "migrate/source.h"
+#include "sys/breakpoints.h"
 #include "sys/cgroup.h"
 #include "sys/process.h"
 
@@ -37,6 +40,7 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/images"));
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
+  breakpoints_ = sys::hold_breakpoints();
   TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
   // A daemon that comes after this one puts them back.
   record("running", "", *restarts_held_);
@@ -66,6 +70,7 @@ Result<> SourceMove::get_ready() {
 }
 
 void SourceMove::undo_ready() {
+  breakpoints_.reset();
   images_.reset();
   hold_.reset();
   if (restarts_held_) {
@@ -97,6 +102,8 @@ Result<> SourceMove::freeze_and_dump() {
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
   if (live_)
     memory_thread_ = Thread("memory-last", [this] {
+      // It is done before CRIU is; and while it runs, the tasks are to serve CRIU: at their own priority.
+      sys::Urgent::inherit_not();
       memory_outcome_ = follow_ ? memory_->tell_stale() : memory_->last_round(arm_control());
     });
   else
@@ -263,6 +270,8 @@ Result<> SourceMove::release() {
   // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
   auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
   if (cgroup && !follow_) {
+    // Giving back a gigabyte takes tens of milliseconds, and others wait for the processors.
+    for (pid_t pid : planned_.survey.pids) (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), 19);
     if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
   }
   auto told = tell_commit();
@@ -318,6 +327,7 @@ Result<> SourceMove::tell_commit() {
 Result<> SourceMove::cleanup() {
   session_.reset();
   dump_.reset();
+  breakpoints_.reset();
   tmpfs_ = {};
   auto& survey = planned_.survey;
   if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)

@@ -14,6 +14,8 @@ class Urgent {
  public:
   Urgent() : before_(::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()))) { set(kUrgentNice); }
   ~Urgent() { set(before_); }
+  // For a thread that was started by an urgent one and is not.
+  static void inherit_not() { set(0); }
   Urgent(const Urgent&) = delete;
   Urgent& operator=(const Urgent&) = delete;
 
