@@ -20,6 +20,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -57,6 +59,10 @@ void put(std::byte* page, Random& random) {
   std::memcpy(page + random.below(kPage / sizeof value) * sizeof value, &value, sizeof value);
 }
 
+// Exclusive: addresses that this thread has given up, perhaps, and is about to unmap. Shared: the kernel chooses
+// addresses.
+std::shared_mutex addresses;
+
 class Churner {
  public:
   Churner(uint64_t seed, bool first) : random_{seed}, first_(first) {}
@@ -86,7 +92,9 @@ class Churner {
     slot.pages = 1 + random_.below(kSlotPages);
     slot.file = random_.below(4) == 0;
     int flags = MAP_PRIVATE | (slot.file ? 0 : MAP_ANONYMOUS);
+    std::shared_lock lock(addresses);
     void* at = ::mmap(nullptr, slot.pages * kPage, PROT_READ | PROT_WRITE, flags, slot.file ? file_fd : -1, 0);
+    lock.unlock();
     slot.at = at == MAP_FAILED ? nullptr : static_cast<std::byte*>(at);
     for (size_t i = 0; slot.at != nullptr && i < slot.pages; i += 1 + random_.below(3))
       put(slot.at + i * kPage, random_);
@@ -100,7 +108,9 @@ class Churner {
   }
   void resize(Slot& slot) {
     size_t pages = 1 + random_.below(kSlotPages);
+    std::shared_lock lock(addresses);
     void* at = ::mremap(slot.at, slot.pages * kPage, pages * kPage, MREMAP_MAYMOVE);
+    lock.unlock();
     // Fails over several mappings, which slots become. Pages beyond the end of a file cannot be touched.
     if (at == MAP_FAILED) return;
     slot.at = static_cast<std::byte*>(at);
@@ -128,11 +138,12 @@ class Churner {
     Slot& other = slots_[random_.below(kSlots)];
     if (&other == &slot || other.at == nullptr || other.pages < slot.pages) return;
     size_t bytes = slot.pages * kPage;
+    std::unique_lock lock(addresses);
     if (::mremap(slot.at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, other.at) != MAP_FAILED) {
       slot.at = nullptr;
       return;
     }
-    // Over several mappings; what was in the way may be gone already.
+    // Over several mappings; what was in the way may be gone already, and must not have become another thread's.
     empty(slot);
     empty(other);
   }
@@ -148,6 +159,7 @@ class Churner {
   }
   void huge() {
     if (huge_ == nullptr) {
+      std::shared_lock lock(addresses);
       void* at = ::mmap(nullptr, kHugeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (at == MAP_FAILED) return;
       huge_ = static_cast<std::byte*>(at);
