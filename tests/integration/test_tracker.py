@@ -57,7 +57,7 @@ def churn(request):
 def assert_clean(pid, code, lines):
     last = next(line for line in lines if line["step"] == "last")
     compared = lines[-1]
-    assert code == 0 and compared["step"] == "compared", lines
+    assert code == 0 and compared["step"] == "compared", compared
     assert (compared["different"], compared["missing"]) == (0, 0), compared
     assert compared["same"] > 2000
     assert compared["shared"] >= 4 * 512  # pages of the objects that it shares, seen through its mappings
