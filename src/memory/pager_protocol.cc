@@ -79,7 +79,8 @@ Result<PagerMessage> decode(std::string_view packet) {
   m.number = head.number;
   m.ranges.resize(head.ranges);
   packet.remove_prefix(sizeof head);
-  std::memcpy(m.ranges.data(), packet.data(), head.ranges * sizeof(PageRange));
+  // No ranges: no array either, and memcpy takes no null pointer.
+  if (!m.ranges.empty()) std::memcpy(m.ranges.data(), packet.data(), head.ranges * sizeof(PageRange));
   m.text = packet.substr(head.ranges * sizeof(PageRange));
   return m;
 }
