@@ -9,8 +9,8 @@
 namespace transship {
 
 Thread::Thread(std::string name, std::function<void()> body)
-    : thread_([name = name.substr(0, 15), body = std::move(body)] {
-        pthread_setname_np(pthread_self(), name.c_str());
+    : thread_([name = std::move(name), body = std::move(body)] {
+        pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());  // the kernel takes no longer one
         try {
           body();
         } catch (const std::exception& e) {
