@@ -163,3 +163,10 @@ class Lab:
     def deploy(self, build: str | os.PathLike = deploy.DEFAULT_BUILD) -> None:
         with state.locked(self.name):
             deploy.deploy(self.state, Path(build))
+
+    def stop_daemons(self) -> None:
+        """Waits for their end, which is when the leak sanitizer looks for what they have lost."""
+        deploy.stop_daemons(self.state)
+
+    def take_sanitizer_reports(self) -> list[str]:
+        return deploy.take_sanitizer_reports(self.state)

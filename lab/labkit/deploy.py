@@ -11,6 +11,7 @@ from .services import order, wait_until
 
 PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager")
 DEFAULT_BUILD = config.BUILD / "bin"
+SANITIZER_LOG = "sanitizer"  # cmake/TransshipTargets.cmake says so to programs that have a sanitizer in them
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)
 
 
@@ -78,6 +79,22 @@ def daemon_pid(host: dict) -> int:
         if service["name"] == "transshipd":
             return service["pid"]
     return 0
+
+
+def stop_daemons(lab_state: dict) -> None:
+    for name in config.CLOUDS:
+        stop_daemon(namespace.host_of(lab_state, name))
+
+
+def take_sanitizer_reports(lab_state: dict) -> list[str]:
+    """What programs with a sanitizer in them have found wrong since the last call. No other programs write any."""
+    reports = []
+    for name in config.CLOUDS:
+        logs = namespace.path_inside(namespace.host_of(lab_state, name), "/var/log/transship")
+        for path in sorted(logs.glob(SANITIZER_LOG + ".*")):
+            reports.append(f"{name}: {path.read_text(errors='replace')}")
+            path.unlink()
+    return reports
 
 
 def install(host: dict, path: str, data: bytes, mode: int) -> None:

@@ -57,7 +57,19 @@ def moving_lab(lab):
     if not deploy.programs_exist():
         pytest.fail(f"{deploy.DEFAULT_BUILD} has no programs: ./dev build first")
     lab.deploy()  # whatever other tests have put in the programs' places
-    return lab
+    yield lab
+    lab.stop_daemons()
+    assert lab.take_sanitizer_reports() == []
+
+
+@pytest.fixture(autouse=True)
+def no_sanitizer_reports(request):
+    """A program that a sanitizer ends may be one that nobody misses: its report fails the test."""
+    lab = request.getfixturevalue("lab") if "lab" in request.fixturenames else None
+    yield
+    reports = lab.take_sanitizer_reports() if lab else []
+    if reports:
+        pytest.fail("\n".join(reports), pytrace=False)
 
 
 @pytest.fixture

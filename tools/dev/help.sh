@@ -78,10 +78,16 @@ clang-tidy reads .cc files and the headers of ours that they include. Files that
 not read again.
 TEXT
     asan) cat <<'TEXT' ;;
-./dev asan [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit tests
+./dev asan [--moves] [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit tests
+
+  --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have them in them
+  -k EXPR    only tests whose name matches; with --moves a pytest expression, else a ctest regular expression
 TEXT
     tsan) cat <<'TEXT' ;;
-./dev tsan [-k EXPR]    builds with the thread sanitizer and runs the unit tests
+./dev tsan [--moves] [-k EXPR]    builds with the thread sanitizer and runs the unit tests
+
+  --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have it in them
+  -k EXPR    only tests whose name matches; with --moves a pytest expression, else a ctest regular expression
 TEXT
     clean) cat <<'TEXT' ;;
 ./dev clean [--all]    removes build/; with --all also the cached roots, compiler cache, lab state and images

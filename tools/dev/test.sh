@@ -30,22 +30,27 @@ test_verb() {
   summarize
 }
 
+# Moves in every mode by programs with a sanitizer in them. What they report fails the test (tests/integration/conftest.py).
+readonly SANITIZED_MOVES=(tests/integration/test_memory_churn.py tests/integration/test_memory_modes.py tests/integration/test_move.py)
+
 sanitizer_verb() {
-  local preset=$1 filter=''
+  local preset=$1 filter='' moves=no
   shift
   while (($#)); do
     case $1 in
+      --moves) moves=yes && shift ;;
       -k) filter=${2:?-k needs an expression} && shift 2 ;;
       *) usage_error "$preset does not know '$1'" ;;
     esac
   done
-  # A report must fail the test that caused it; without these some only print.
-  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=/src/tools/dev/tsan.supp
   start_results
   stage "build ($preset)"
   build "$preset"
-  unit_stage "$preset" "$filter"
+  if [[ $moves == yes ]]; then
+    pytest_stage moves "$preset" "$filter" "${SANITIZED_MOVES[@]}"
+  else
+    unit_stage "$preset" "$filter"
+  fi
   summarize
 }
 
