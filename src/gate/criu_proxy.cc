@@ -12,6 +12,7 @@
 #include "gate/protocol.h"
 #include "proto/criu_rpc.pb.h"
 #include "sys/file.h"
+#include "sys/packet.h"
 
 namespace transship::gate {
 namespace {
@@ -108,7 +109,7 @@ Result<> CriuProxy::set_lazy() {
 
 Result<> CriuProxy::restore(Deadline deadline, int stop, const std::function<std::optional<Error>()>& why,
                             const std::function<void(const std::string&, pid_t)>& on_stage) {
-  TS_TRY_CTX(send_packet(sockets_.criu.get(), request_), "let CRIU restore");
+  TS_TRY_CTX(sys::send_packet(sockets_.criu.get(), request_), "let CRIU restore");
   while (true) {
     auto done = step(deadline, stop, why, on_stage);
     if (leaving_.joinable() && (!done || *done)) leaving_.join();
@@ -142,7 +143,7 @@ Result<bool> CriuProxy::step(Deadline deadline, int stop, const std::function<st
   std::vector<int> fds;
   fds.reserve(packet.fds.size());
   for (const auto& fd : packet.fds) fds.push_back(fd.get());
-  TS_TRY_CTX(send_packet(sockets_.runc.get(), packet.data, fds), "pass CRIU's word on to runc");
+  TS_TRY_CTX(sys::send_packet(sockets_.runc.get(), packet.data, fds), "pass CRIU's word on to runc");
   if (response.type() != rpc::NOTIFY) {
     sockets_.runc.reset();
     if (!response.success() && !refusal_) refusal_ = Error(Errc::kUnavailable, "CRIU could not restore");
@@ -172,7 +173,7 @@ Result<> CriuProxy::handle_notify(std::string_view, const std::string& script,
     no.set_notify_success(false);
     answer.data = no.SerializeAsString();
   }
-  TS_TRY_CTX(send_packet(sockets_.criu.get(), answer.data), "answer CRIU");
+  TS_TRY_CTX(sys::send_packet(sockets_.criu.get(), answer.data), "answer CRIU");
   return {};
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "gate/protocol.h"
+#include "sys/packet.h"
 
 namespace transship::gate {
 namespace {
@@ -56,7 +57,7 @@ Result<> step_aside() {
   TS_TRY_ASSIGN(Fd work, open_for_criu(variable(kWorkVariable)));
   TS_TRY_ASSIGN(Channel runtime, Channel::connect(variable(kCriuSocketVariable)));
   auto numbers = fmt::format("{} {}", images.get(), work.get());
-  TS_TRY(send_packet(runtime.poll_fd(), numbers, {kRpcFd, to_runtime.get()}));
+  TS_TRY(sys::send_packet(runtime.poll_fd(), numbers, std::array{kRpcFd, to_runtime.get()}));
   if (::dup2(to_criu.get(), kRpcFd) < 0) return fail_errno(errno, "dup2");
   // These two stay open in CRIU.
   (void)images.release();

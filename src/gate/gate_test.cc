@@ -4,11 +4,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <thread>
 
 #include "gate/criu_leftovers.h"
 #include "sys/file.h"
+#include "sys/packet.h"
 
 namespace transship::gate {
 namespace {
@@ -42,7 +44,7 @@ TEST(Protocol, DescriptorsTravel) {
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
   Fd a(pair[0]), b(pair[1]);
   auto pipe = make_pipe();
-  ASSERT_TRUE(send_packet(a.get(), "hi", {pipe->write.get()}).has_value());
+  ASSERT_TRUE(sys::send_packet(a.get(), "hi", std::array{pipe->write.get()}).has_value());
   pipe->write.reset();
   auto got = receive_packet(b.get());
   ASSERT_TRUE(got.has_value());

@@ -115,8 +115,7 @@ Result<Channel> Channel::connect(const std::string& path) {
 
 Result<> Channel::send(const Message& message, int fd) {
   auto packet = encode(message);
-  if (fd < 0) return send_packet(socket_.get(), packet);
-  return send_packet(socket_.get(), packet, {fd});
+  return sys::send_packet(socket_.get(), packet, fd < 0 ? std::span<const int>() : std::span<const int>(&fd, 1));
 }
 
 Result<Received> Channel::receive(Deadline deadline, const Cancel* cancel) {

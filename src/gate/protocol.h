@@ -89,9 +89,6 @@ struct Packet {
   std::string data;
   std::vector<Fd> fds;
 };
-inline Result<> send_packet(int socket, std::string_view data, const std::vector<int>& fds = {}) {
-  return sys::send_packet(socket, data, fds);
-}
 // Does not wait beyond what recvmsg does; an empty packet means the other side has gone.
 Result<Packet> receive_packet(int socket);
 
