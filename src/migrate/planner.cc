@@ -68,8 +68,9 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.abilities = abilities();
   input.rootfs_bytes = planned.rootfs.bytes;
   input.rootfs_files = planned.rootfs.files;
-  input.max_bits_per_second =
+  planned.max_bits_per_second =
       wishes.max_bits_per_second != 0 ? wishes.max_bits_per_second : services.settings.max_bits_per_second;
+  input.max_bits_per_second = planned.max_bits_per_second;
   if (services.settings.memory_method.method != criu::MemoryMethod::kFull) input.memory_mode = wishes.mode;
   // Beside what the destination is asked for.
   Result<NodeFacts> own = NodeFacts{};

@@ -19,6 +19,7 @@ struct Planned {
   peer::JudgeReply judged;  // empty when the destination could not be asked
   double rtt_ms = 0;
   double bits_per_second = 0;
+  uint64_t max_bits_per_second = 0;  // what the user asked for, else what the configuration says; 0: no limit
 };
 
 // Source. `session` may be null: then a blocking row says `link_error`. Measures the link with `probe_bytes`.

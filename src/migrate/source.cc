@@ -97,13 +97,8 @@ Result<peer::Reply> SourceMove::call(const peer::Request& request, milliseconds 
   return session_->call(request, Deadline::in(limit), cancel_);
 }
 
-// 0: no limit.
-uint64_t SourceMove::max_bits_per_second() const {
-  return request_.max_bits_per_second != 0 ? request_.max_bits_per_second : services_.settings.max_bits_per_second;
-}
-
 double SourceMove::link_bits_per_second() const {
-  auto limit = static_cast<double>(max_bits_per_second());
+  auto limit = static_cast<double>(planned_.max_bits_per_second);
   return limit > 0 ? std::min(limit, planned_.bits_per_second) : planned_.bits_per_second;
 }
 
@@ -166,7 +161,7 @@ Result<> SourceMove::reserve() {
   lane_token_ = reply.reserved().lane_token();
   wire::LaneOptions options;
   options.lanes = services_.settings.lanes;
-  options.max_bytes_per_second = max_bits_per_second() / 8;
+  options.max_bytes_per_second = planned_.max_bits_per_second / 8;
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   TS_TRY_ASSIGN(lanes_,
                 wire::LaneSender::connect(services_.identity, target, session_->remote(), services_.settings.node, id(),

@@ -95,8 +95,7 @@ class SourceMove {
   void end_source_tasks();
   void fill_memory(local::Summary& summary) const;
 
-  uint64_t max_bits_per_second() const;
-  // What was measured, within that limit.
+  // What was measured, within the limit.
   double link_bits_per_second() const;
   Result<> start_dump();
   Result<> tell_commit();

@@ -197,7 +197,7 @@ Result<> SourceMove::prepare_to_follow() {
     TS_TRY(confirm_commit(*session));
     return session;
   };
-  PushLanes lanes{id(), lane_token_, request_.peer, max_bits_per_second()};
+  PushLanes lanes{id(), lane_token_, request_.peer, planned_.max_bits_per_second};
   hooks.add_lanes = [this, lanes, never](PushLink& link) { return add_push_lanes(link, lanes, services_, never); };
   hooks.progress = [this](const PushProgress& p) {
     reporter_.progress(p.filled_pages * memory::kPageBytes, p.expected_pages * memory::kPageBytes);

@@ -244,7 +244,7 @@ Result<> SourceMove::save() const {
   facts.set_post_copy(follow_);
   facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
   facts.set_link_bytes_per_second(link_bits_per_second() / 8);
-  facts.set_max_bits_per_second(max_bits_per_second());
+  facts.set_max_bits_per_second(planned_.max_bits_per_second);
   return write_resume_file(directory_, file);
 }
 
