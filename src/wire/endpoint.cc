@@ -42,20 +42,24 @@ Result<std::vector<SocketAddress>> numeric(const std::string& host, uint16_t por
   return out;
 }
 
+std::unexpected<Error> connect_error(int e) {
+  return std::unexpected(Error(errc_from_errno(e), errno_text(e)).with_errno(e));
+}
+
+// The error says why, and not where: the caller knows which addresses there are.
 Result<Fd> connect_one(const SocketAddress& address, Deadline deadline, const Cancel& cancel) {
-  std::string where = to_text(to_endpoint(address));
   Fd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) return fail_errno(errno, "make a socket for {}", where);
+  if (!fd.valid()) return fail_errno(errno, "make a socket");
   int rc = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address.storage), address.length);
-  if (rc != 0 && errno != EINPROGRESS && errno != EINTR) return fail_errno(errno, "{}", where);
-  if (auto r = wait_writable(fd.get(), cancel, deadline, where); !r) {
-    if (r.error().code() == Errc::kTimeout) return fail(Errc::kTimeout, "{}: no answer in time", where);
+  if (rc != 0 && errno != EINPROGRESS && errno != EINTR) return connect_error(errno);
+  if (auto r = wait_writable(fd.get(), cancel, deadline, "connect"); !r) {
+    if (r.error().code() == Errc::kTimeout) return fail(Errc::kTimeout, "no answer in time");
     return std::unexpected(std::move(r).error());
   }
   int error = 0;
   socklen_t length = sizeof error;
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-  if (error != 0) return fail_errno(error, "{}", where);
+  if (error != 0) return connect_error(error);
   return fd;
 }
 
@@ -148,7 +152,10 @@ Result<Fd> connect_tcp(const Endpoint& endpoint, Deadline deadline, const Cancel
     auto fd = connect_one(addresses[i], deadline.sooner(Deadline::in(share)), cancel);
     if (fd || fd.error().code() == Errc::kCancelled) return fd;
     code = fd.error().code();
-    reasons += (reasons.empty() ? "" : "; ") + fd.error().message();
+    std::string where = to_text(to_endpoint(addresses[i]));
+    reasons += reasons.empty() ? "" : "; ";
+    // A host given by its address has been named already.
+    reasons += where == to_text(endpoint) ? fd.error().message() : where + ": " + fd.error().message();
   }
   return std::unexpected(
       Error(code == Errc::kTimeout ? Errc::kTimeout : Errc::kUnavailable,
