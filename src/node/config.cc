@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "sys/file.h"
+#include "wire/endpoint.h"
 
 namespace transship::node {
 namespace {
@@ -18,6 +19,8 @@ struct Text {
   std::string Config::* field;
   bool absolute_path = false;
   std::string_view one_of = {};  // "a|b|c", empty: anything
+  // What is wrong with a value; empty: nothing.
+  std::string (*complaint)(const std::string&) = nullptr;
 };
 struct Number {
   int64_t Config::* field;
@@ -34,26 +37,39 @@ struct Entry {
   std::string_view doc;
 };
 
+std::string check_name(const std::string& value) {
+  return is_plain_name(value) ? "" : "letters, digits, '.', '_' and '-' only, at most 128";
+}
+
+std::string check_address(const std::string& value) {
+  auto endpoint = wire::parse_endpoint(value, true);
+  return endpoint ? "" : endpoint.error().message();
+}
+
+std::string check_program(const std::string& value) { return value.empty() ? "no program is named" : ""; }
+
 constexpr int64_t kDay = 86'400;
 
 const auto& entries() {
   static const std::array kEntries = {
-      Entry{"node.name", Text{&Config::node_name}, "how peers call this node; default: the host's name"},
+      Entry{"node.name", Text{&Config::node_name, false, {}, check_name},
+            "how peers call this node; default: the host's name"},
       Entry{"node.state_dir", Text{&Config::state_dir, true}, "key, pinned peers, journal"},
       Entry{"node.run_dir", Text{&Config::run_dir, true}, "sockets, gates, images on tmpfs while a move runs"},
       Entry{"node.log_level", Text{&Config::log_level, false, "trace|debug|info|warn|error"}, "what goes to stderr"},
-      Entry{"listen.address", Text{&Config::listen}, "where peers reach this node: ADDRESS:PORT, [::] for all"},
+      Entry{"listen.address", Text{&Config::listen, false, {}, check_address},
+            "where peers reach this node: ADDRESS:PORT, [::] for all"},
       Entry{"listen.socket", Text{&Config::socket, true}, "where `transship` reaches it; mode 0600"},
       Entry{"podman.enabled", Flag{&Config::podman_enabled}, "move Podman's containers"},
       Entry{"podman.socket", Text{&Config::podman_socket, true},
             "Podman's API; the service is started when nothing listens there"},
-      Entry{"podman.program", Text{&Config::podman_program}, "Podman's command line"},
+      Entry{"podman.program", Text{&Config::podman_program, false, {}, check_program}, "Podman's command line"},
       Entry{"runc.enabled", Flag{&Config::runc_enabled}, "move plain runc bundles"},
-      Entry{"runc.program", Text{&Config::runc_program}, "the OCI runtime for plain bundles"},
+      Entry{"runc.program", Text{&Config::runc_program, false, {}, check_program}, "the OCI runtime for plain bundles"},
       Entry{"runc.root", Text{&Config::runc_root, true}, "its state directory"},
       Entry{"runc.bundles_dir", Text{&Config::runc_bundles_dir, true}, "where bundles that arrive are put"},
       Entry{"runtime.path", Text{&Config::runtime, true}, "transship-runtime, under which arriving containers run"},
-      Entry{"criu.program", Text{&Config::criu_program}, "CRIU, at least 4.2"},
+      Entry{"criu.program", Text{&Config::criu_program, false, {}, check_program}, "CRIU, at least 4.2"},
       Entry{"move.lanes", Number{&Config::lanes, 1, 16}, "data connections of one move"},
       Entry{"move.bandwidth_limit_mbit", Number{&Config::bandwidth_limit_mbit, 0, 1'000'000},
             "Mbit/s that one move may use; 0: no limit"},
@@ -83,6 +99,8 @@ Result<> set_text(Config& config, const Entry& entry, const Text& kind, const to
     if (std::ranges::find(allowed, *value) == allowed.end())
       return fail(Errc::kInvalidArgument, "{} must be one of {}, not \"{}\"", entry.name, kind.one_of, *value);
   }
+  if (std::string wrong = kind.complaint != nullptr ? kind.complaint(*value) : ""; !wrong.empty())
+    return fail(Errc::kInvalidArgument, "{} \"{}\": {}", entry.name, *value, wrong);
   config.*kind.field = *value;
   return {};
 }
@@ -132,12 +150,14 @@ Result<> read_table(Config& config, std::string_view table_name, const toml::tab
   return {};
 }
 
-Result<> check(const Config& config, const std::string& source) {
-  if (!is_plain_name(config.node_name))
-    return fail(Errc::kInvalidArgument, "{}: node.name \"{}\": letters, digits, '.', '_' and '-' only, at most 128",
-                source, config.node_name);
-  if (config.cutover_driver == "hook" && config.cutover_hook.empty())
-    return fail(Errc::kInvalidArgument, "{}: cutover.driver is \"hook\" but cutover.hook names no command", source);
+// What one value cannot tell.
+Result<> check(const Config& config, const toml::table& file, const std::string& source) {
+  if (std::string wrong = check_name(config.node_name); !wrong.empty())
+    return fail(Errc::kInvalidArgument, "{}: node.name is the host's name, \"{}\": {}; give another", source,
+                config.node_name, wrong);
+  if (config.cutover_driver == "hook" && trim(config.cutover_hook).empty())
+    return fail(Errc::kInvalidArgument, "{}:{}: cutover.driver is \"hook\" but cutover.hook names no command", source,
+                file["cutover"]["driver"].node()->source().begin.line);
   return {};
 }
 
@@ -161,13 +181,16 @@ Result<Config> parse_config(std::string_view text, const std::string& source) {
   }();
   if (!parsed) return std::unexpected(parsed.error());
   for (const auto& [key, node] : *parsed) {
+    auto where = fmt::format("{}:{}", source, node.source().begin.line);
     const auto* table = node.as_table();
-    if (table == nullptr || allowed_in(key.str()).empty())
-      return fail(Errc::kInvalidArgument, "{}:{}: no such table [{}]; there are: {}", source, node.source().begin.line,
-                  key.str(), allowed_in(""));
+    if (allowed_in(key.str()).empty())
+      return fail(Errc::kInvalidArgument, "{}: no such table [{}]; there are: {}", where, key.str(), allowed_in(""));
+    if (table == nullptr)
+      return fail(Errc::kInvalidArgument, "{}: {} is a table: write [{}], and its values below: {}", where, key.str(),
+                  key.str(), allowed_in(key.str()));
     TS_TRY(read_table(config, key.str(), *table, source));
   }
-  TS_TRY(check(config, source));
+  TS_TRY(check(config, *parsed, source));
   return config;
 }
 

@@ -37,7 +37,7 @@ struct Config {
   int64_t hold_grace_ms = 3000;
 };
 
-// One documented value, for --check-config, `transshipd --print-config` and the table in docs/configuration.md.
+// One documented value, for --check-config and the table in docs/configuration.md.
 struct ConfigKey {
   std::string_view name;  // "move.lanes"
   std::string value;      // as TOML

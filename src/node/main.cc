@@ -159,15 +159,17 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   return {};
 }
 
-int check_config(const Config& config) {
-  for (const auto& key : describe(config)) fmt::print("{} = {}\n", key.name, key.value);
-  return 0;
-}
-
 int complain(const Error& error) {
   fmt::print(stderr, "transshipd: {}\n", error.message());
   if (!error.remedy().empty()) fmt::print(stderr, "  {}\n", error.remedy());
   return error.code() == Errc::kInvalidArgument ? 2 : 1;
+}
+
+int check_config(const Config& config) {
+  // The daemon would not start without its hook.
+  if (auto cutover = make_cutover(config); !cutover) return complain(cutover.error());
+  for (const auto& key : describe(config)) fmt::print("{} = {}\n", key.name, key.value);
+  return 0;
 }
 
 }  // namespace

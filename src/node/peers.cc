@@ -26,9 +26,10 @@ Result<local::PeerProbeReply> probe_peer(const migrate::Services& services, cons
   local::PeerProbeReply reply;
   reply.set_own_fingerprint(services.identity.fingerprint().text());
   auto found = wire::probe_fingerprint(endpoint, Deadline::in(kConnectLimit), cancel);
+  if (!found && !found.error().remedy().empty()) return std::unexpected(std::move(found).error());
   if (!found)
     return std::unexpected(std::move(found).error().with_remedy(
-        fmt::format("is transshipd running at {}, and is its port open?", wire::to_text(endpoint))));
+        fmt::format("is it transshipd that listens at {}?", wire::to_text(endpoint))));
   reply.set_fingerprint(found->text());
   return reply;
 }
