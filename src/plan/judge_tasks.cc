@@ -180,7 +180,8 @@ void judge_tasks(const TaskFindings& tasks, const std::string& engine, const Abi
     rows.warn("task-inspection", fmt::format("not everything could be looked at: {}", join(tasks.unreadable, "; ")),
               "the dump will fail, and be undone, if something is in the way there");
   else
-    rows.ok("tasks", fmt::format("{} processes, {} threads", tasks.processes, tasks.threads));
+    rows.ok("tasks", fmt::format("{} {}, {} {}", tasks.processes, tasks.processes == 1 ? "process" : "processes",
+                                 tasks.threads, tasks.threads == 1 ? "thread" : "threads"));
   judge_shared_namespaces(tasks, rows);
   judge_terminal(tasks, abilities, rows);
   judge_dev_shm(tasks, engine, abilities, rows);
