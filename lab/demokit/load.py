@@ -24,7 +24,8 @@ class Load:
              "--patience", patience, "--out", self.out],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self.process.stdout.readline().strip() != "ready":
-            raise LabError(f"the clients did not start: {self.process.stderr.read()[-2000:]}")
+            self.process.kill()
+            raise LabError(f"the clients did not start: {self.process.communicate()[1][-2000:]}")
         self.report = None
 
     def stop(self) -> dict:

@@ -72,4 +72,5 @@ class RuncRedis(PodmanRedis):
 
     def remove(self, host: Host) -> None:
         host.run(["runc", "delete", "--force", self.name], check=False)
+        host.run(["podman", "rm", "-f", "-i", "for-the-bundle"], check=False, timeout=30)  # of a create() that failed
         self.remove_network(host)

@@ -113,12 +113,17 @@ class Scene:
     def __init__(self, lab: Lab, home="aws", address="10.88.0.30", name="redis", mib=8, options=(), clients=2, redis=None):
         self.lab, self.home = lab, lab.host(home)
         self.redis = redis or PodmanRedis(lab, name=name, address=address)
+        self.keys, self.load = mib * 16, None
         self.before = {h.name: leftovers.collect(h) for h in lab.clouds()}
-        self.redis.create(self.home, options)
-        self.redis.fill(self.home, mib)
-        self.load = Load(lab.host("client"), self.redis.address, counters=(clients + 1) // 2, values=clients // 2) if clients else None
-        self.keys = mib * 16
-        self.digest = self.redis.data_digest(self.home, self.keys)
+        try:
+            self.redis.create(self.home, options)
+            self.redis.fill(self.home, mib)
+            if clients:
+                self.load = Load(lab.host("client"), self.redis.address, counters=(clients + 1) // 2, values=clients // 2)
+            self.digest = self.redis.data_digest(self.home, self.keys)
+        except BaseException:
+            self.close()  # nobody else can: the caller gets no scene
+            raise
 
     def close(self):
         if self.load and self.load.report is None:

@@ -3,9 +3,12 @@
 import json
 import time
 
+import pytest
+
 from demokit.load import longest_silence_ms
 from demokit.runc_subject import RuncRedis
 from demokit.subject import PodmanRedis
+from labkit.errors import LabError
 from moving import DONE, Scene, move
 
 
@@ -54,6 +57,23 @@ def test_the_engine_goes_on_as_if_it_had_been_started_there(scene):
     assert s.redis.mark(azure) == "kept"
     azure.run(["podman", "stop", "-t", "2", "redis"], timeout=60)
     azure.run(["podman", "rm", "redis"], timeout=60)
+
+
+@pytest.mark.parametrize("step", ["create", "fill", "data_digest"])
+def test_a_scene_that_cannot_be_made_leaves_nothing(moving_lab, monkeypatch, step):
+    """Of the tests' own tools: what one test leaves is another one's failure."""
+    made = getattr(PodmanRedis, step)
+
+    def fails_afterwards(*arguments):
+        made(*arguments)
+        raise LabError("on purpose")
+
+    monkeypatch.setattr(PodmanRedis, step, fails_afterwards)
+    with pytest.raises(LabError, match="on purpose"):
+        Scene(moving_lab, mib=1, address="10.88.0.31", name="unmade")
+    assert moving_lab.host("aws").run(["podman", "ps", "-a", "--format", "{{.Names}}"]).stdout.split() == []
+    assert "10.88.0.31" not in moving_lab.routes()
+    assert moving_lab.host("client").run(["pgrep", "-f", "redis_load.py"], check=False).stdout == ""
 
 
 def test_keep_source_leaves_it_stopped(scene):
