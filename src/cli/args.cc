@@ -13,6 +13,10 @@ namespace {
 
 constexpr const char* kDefaultSocket = "/run/transship/transshipd.sock";
 
+// What waits in the lanes is sent within a minute and a half at that rate. Slower, the receiving ends would take the
+// silence for a dead source.
+constexpr double kMinBitRate = 800e3;
+
 constexpr const char* kFooter =
     "Examples:\n"
     "  transship ps                       what runs here, and what of it can move\n"
@@ -60,6 +64,18 @@ std::string check_ssh(const std::string& text) {
   bool bad = text.empty() || text[0] == '-' ||
              std::ranges::any_of(text, [](unsigned char c) { return c <= ' ' || c == 0x7f; });
   return bad ? fmt::format("\"{}\" is not user@host", text.substr(0, 64)) : std::string();
+}
+
+// As wire::Fingerprint::parse() wants it.
+std::string check_fingerprint(const std::string& text) {
+  constexpr std::string_view kPrefix = "SHA256:";
+  constexpr size_t kDigits = 43;
+  bool good = text.starts_with(kPrefix) && text.size() == kPrefix.size() + kDigits &&
+              std::all_of(text.begin() + kPrefix.size(), text.end(),
+                          [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; });
+  return good ? std::string()
+              : fmt::format("\"{}\" is not a fingerprint: it must be SHA256: and 43 characters of base64",
+                            text.substr(0, 64));
 }
 
 CLI::Validator validator(std::string (*check)(const std::string&)) {
@@ -196,7 +212,8 @@ struct Parser {
     add->add_option("address", a.address, "HOST, HOST:PORT or [IPV6]:PORT")->type_name("ADDRESS");
     CLI::Option* fingerprint =
         add->add_option("--fingerprint", a.fingerprint, "Fingerprint of its key, known from elsewhere; asks nothing")
-            ->type_name("FP");
+            ->type_name("FP")
+            ->check(validator(check_fingerprint));
     CLI::Option* ssh =
         add->add_option("--ssh", a.ssh, "Exchange keys both ways over ssh; its host key checks stay as you have them")
             ->type_name("USER@HOST")
@@ -251,6 +268,13 @@ struct Parser {
     commands.emplace_back(version, Command::kVersion);
   }
 
+  // The library only misses a command when the word in its place is none.
+  std::string unknown_command() const {
+    auto words = app.remaining(true);
+    bool found = std::ranges::any_of(commands, [](const auto& command) { return command.first->parsed(); });
+    return found || words.empty() ? std::string() : fmt::format("there is no command \"{}\"", words[0].substr(0, 64));
+  }
+
   // What the library cannot say about pairs of options.
   std::string contradiction() const {
     if (a.command == Command::kPeerAdd && a.address.empty() && a.ssh.empty())
@@ -260,6 +284,10 @@ struct Parser {
     return {};
   }
 };
+
+Stop wrong_use(const std::string& what) {
+  return Stop{exit_code(Outcome::kUsage), "", what + "\nRun with --help for more information.\n"};
+}
 
 }  // namespace
 
@@ -272,9 +300,12 @@ Result<uint64_t> parse_bit_rate(const std::string& text) {
   std::string_view unit(end, lower.data() + lower.size());
   double factor = unit == "kbit" ? 1e3 : unit == "mbit" ? 1e6 : unit == "gbit" ? 1e9 : 0;
   double bits = number * factor;
-  // Below that nothing would ever end; above it is a typing error.
-  if (error != std::errc() || factor == 0 || !(bits >= 1e3) || bits > 1e13)
+  // Above that it is a typing error.
+  if (error != std::errc() || factor == 0 || !(bits > 0) || bits > 1e13)
     return fail(Errc::kInvalidArgument, "\"{}\" is not a rate: give for example 800kbit, 100mbit or 1.5gbit",
+                text.substr(0, 64));
+  if (bits < kMinBitRate)
+    return fail(Errc::kInvalidArgument, "\"{}\" is too slow for a move to end: give 800kbit or more",
                 text.substr(0, 64));
   return static_cast<uint64_t>(bits);
 }
@@ -289,12 +320,12 @@ std::variant<Arguments, Stop> parse_arguments(const std::vector<std::string>& ar
     std::ostringstream out;
     std::ostringstream err;
     int code = parser.app.exit(e, out, err);
+    if (std::string unknown = parser.unknown_command(); code != 0 && !unknown.empty()) return wrong_use(unknown);
     return Stop{code == 0 ? 0 : exit_code(Outcome::kUsage), out.str(), err.str()};
   }
   for (auto [app, command] : parser.commands)
     if (app->parsed()) parser.a.command = command;
-  if (std::string wrong = parser.contradiction(); !wrong.empty())
-    return Stop{exit_code(Outcome::kUsage), "", wrong + "\nRun with --help for more information.\n"};
+  if (std::string wrong = parser.contradiction(); !wrong.empty()) return wrong_use(wrong);
   if (!parser.rate.empty()) parser.a.max_bits_per_second = parse_bit_rate(parser.rate).value_or(0);
   return parser.a;
 }

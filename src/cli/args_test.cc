@@ -67,9 +67,24 @@ TEST(Arguments, WhatIsWrongIsSaid) {
   EXPECT_NE(usage_error("move redis --to azure -q -v").find("excludes"), std::string::npos);
   EXPECT_NE(usage_error("peer add azure").find("give ADDRESS, or --ssh"), std::string::npos);
   EXPECT_NE(usage_error("peer add azure --ssh -oProxyCommand=x").find("--ssh"), std::string::npos);
-  EXPECT_NE(usage_error("peer add azure a --ssh b@c --fingerprint d").find("excludes"), std::string::npos);
+  EXPECT_NE(usage_error("peer add azure a --ssh b@c --fingerprint " + std::string("SHA256:") + std::string(43, 'd'))
+                .find("excludes"),
+            std::string::npos);
   EXPECT_NE(usage_error("peer add azure a --own-address b").find("requires --ssh"), std::string::npos);
+  for (const char* line : {"nonsense", "peer nonsense", "nonsense --json", "--socket /a nonsense x"})
+    EXPECT_NE(usage_error(line).find("there is no command \"nonsense\""), std::string::npos) << line;
+  EXPECT_NE(usage_error("plan nonsense").find("--to is required"), std::string::npos);
+  EXPECT_NE(usage_error("peer ls nonsense").find("not expected: nonsense"), std::string::npos);
+  EXPECT_NE(usage_error("peer").find("subcommand is required"), std::string::npos);
   EXPECT_NE(usage_error("nonsense").find("Run with --help"), std::string::npos);
+}
+
+TEST(Arguments, FingerprintsAreCheckedBeforeAnythingIsAsked) {
+  std::string good_one = "SHA256:VL7vMB18KA/BccXe86WqswmDhk1zgBPvY7/Td8dDy+4";
+  EXPECT_EQ(good("peer add azure a --fingerprint " + good_one).fingerprint, good_one);
+  for (std::string bad : {std::string("x"), good_one + "=", good_one.substr(1), good_one.substr(0, 49) + "!"})
+    EXPECT_NE(usage_error("peer add azure a --fingerprint " + bad).find("is not a fingerprint"), std::string::npos)
+        << bad;
 }
 
 TEST(Arguments, EveryHelpListsTheExitCodes) {
@@ -88,6 +103,8 @@ TEST(Arguments, EveryHelpListsTheExitCodes) {
 TEST(BitRate, UnitsAndLimits) {
   EXPECT_EQ(*parse_bit_rate("800kbit"), 800'000U);
   EXPECT_EQ(*parse_bit_rate("100Mbit/s"), 100'000'000U);
+  for (const char* slow : {"1kbit", "0.5kbit", "799kbit", "0.79mbit"})
+    EXPECT_NE(parse_bit_rate(slow).error().message().find("800kbit or more"), std::string::npos) << slow;
   for (const char* bad : {"", "100", "mbit", "-1mbit", "1e3mbit", "nanmbit", "0mbit", "0.5kbit", "99999gbit", "1mbits"})
     EXPECT_FALSE(parse_bit_rate(bad)) << bad;
 }

@@ -146,8 +146,10 @@ class Runner {
                  .ask = env_.ask,
                  .run_remote = env_.run_remote};
     return show_answer(cli::add_peer(*connect(), ui, options), [](const Screen& out, const local::PeerAddReply& reply) {
-      out.line(fmt::format("{} is {}trusted with the key {}", printable(reply.peer().name()),
-                           reply.existed() ? "already " : "now ", printable(reply.peer().fingerprint())));
+      // A known one may have been given another address.
+      out.line(fmt::format("{} at {} is {} trusted with the key {}", printable(reply.peer().name()),
+                           printable(reply.peer().address()), reply.existed() ? "still" : "now",
+                           printable(reply.peer().fingerprint())));
     });
   }
 

@@ -167,10 +167,12 @@ TEST_F(CommandsTest, VersionWorksWithoutADaemon) {
 }
 
 TEST_F(CommandsTest, PeersAddedFromScripts) {
-  daemon_.probe_reply->set_fingerprint("SHA256:theirs");
-  EXPECT_EQ(run({"peer", "add", "azure", "10.20.0.2", "--fingerprint", "SHA256:theirs"}), Outcome::kDone);
-  EXPECT_EQ(out_.text, "azure is now trusted with the key SHA256:theirs\n");
-  EXPECT_EQ(run({"peer", "add", "azure", "10.20.0.2", "--fingerprint", "SHA256:other"}), Outcome::kFailed);
+  const std::string theirs = "SHA256:" + std::string(43, 't');
+  const std::string other = "SHA256:" + std::string(43, 'o');
+  daemon_.probe_reply->set_fingerprint(theirs);
+  EXPECT_EQ(run({"peer", "add", "azure", "10.20.0.2", "--fingerprint", theirs}), Outcome::kDone);
+  EXPECT_EQ(out_.text, "azure at 10.20.0.2 is now trusted with the key " + theirs + "\n");
+  EXPECT_EQ(run({"peer", "add", "azure", "10.20.0.2", "--fingerprint", other}), Outcome::kFailed);
   EXPECT_EQ(run({"peer", "rm", "azure"}), Outcome::kDone);
   EXPECT_EQ(daemon_.removed, std::vector<std::string>{"azure"});
 }

@@ -213,8 +213,9 @@ std::string json_lines(const local::PlanReply& plan, const std::string& to) {
   json["bytes_memory"] = plan.bytes_memory();
   json["bytes_rootfs"] = plan.bytes_rootfs();
   json["bytes_image"] = plan.bytes_image();
-  json["rtt_ms"] = plan.rtt_ms();
-  json["bits_per_second"] = plan.bits_per_second();
+  bool measured = plan.bits_per_second() > 0;
+  json["rtt_ms"] = measured ? Json(plan.rtt_ms()) : Json();
+  json["bits_per_second"] = measured ? Json(plan.bits_per_second()) : Json();
   return out + line(json);
 }
 

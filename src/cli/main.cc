@@ -1,6 +1,7 @@
 // transship: what an operator types. Parses, asks the daemon on this host, renders; decides nothing itself.
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -22,14 +23,22 @@ std::optional<std::string> ask_on_terminal(const std::string& prompt) {
   return answer;
 }
 
+// An answer that nobody can read is none. A reader that has seen enough (`| head`) is no failure, and how a move ended
+// is told by its code all the same.
+int check_output(const Result<>& written, bool is_move, int code) {
+  if (written || written.error().sys_errno() == EPIPE) return code;
+  (void)write_all(STDERR_FILENO, fmt::format("transship: standard output: {}\n", written.error().message()));
+  return code == 0 && !is_move ? cli::exit_code(cli::Outcome::kFailed) : code;
+}
+
 int run(const std::vector<std::string>& args) {
   auto parsed = cli::parse_arguments(args);
   if (auto* stop = std::get_if<cli::Stop>(&parsed)) {
-    (void)write_all(STDOUT_FILENO, stop->out);
     (void)write_all(STDERR_FILENO, stop->err);
-    return stop->exit_code;
+    return check_output(write_all(STDOUT_FILENO, stop->out), false, stop->exit_code);
   }
-  cli::Screen out = cli::Screen::on(STDOUT_FILENO);
+  Result<> lost;
+  cli::Screen out = cli::Screen::on(STDOUT_FILENO, &lost);
   cli::Screen err = cli::Screen::on(STDERR_FILENO);
   cli::Environment environment{
       .out = out,
@@ -41,7 +50,9 @@ int run(const std::vector<std::string>& args) {
       .ask = ask_on_terminal,
       .run_remote = cli::run_over_ssh,
   };
-  return cli::exit_code(cli::run_command(environment, std::get<cli::Arguments>(parsed)));
+  const auto& arguments = std::get<cli::Arguments>(parsed);
+  int code = cli::exit_code(cli::run_command(environment, arguments));
+  return check_output(lost, arguments.command == cli::Command::kMove, code);
 }
 
 }  // namespace

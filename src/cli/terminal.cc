@@ -174,7 +174,7 @@ std::vector<std::string> wrap(std::string_view text, size_t width) {
   return out;
 }
 
-Screen Screen::on(int fd) {
+Screen Screen::on(int fd, Result<>* lost) {
   Options options;
   options.terminal = ::isatty(fd) == 1;
   const char* term = std::getenv("TERM");
@@ -184,8 +184,11 @@ Screen Screen::on(int fd) {
   options.width = options.terminal ? terminal_width(fd) : 0;
   // A dumb terminal cannot go back to rewrite a line.
   options.terminal = options.terminal && !dumb;
-  // Nothing can be done when our own output is gone; SIGPIPE usually ends us first.
-  return Screen([fd](std::string_view text) { (void)write_all(fd, text); }, options);
+  auto write = [fd, lost](std::string_view text) {
+    auto written = write_all(fd, text);
+    if (!written && lost != nullptr && *lost) *lost = std::move(written);
+  };
+  return Screen(std::move(write), options);
 }
 
 std::string Screen::paint(Colour colour, std::string_view text) const {

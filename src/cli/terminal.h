@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
+
 namespace transship::cli {
 
 // Names, images and messages come from containers and other hosts. Control characters, marks that reorder text and
@@ -34,8 +36,9 @@ class Screen {
   };
   using Write = std::function<void(std::string_view)>;
   Screen(Write write, Options options) : write_(std::move(write)), options_(options) {}
-  // Looks at the descriptor, NO_COLOR, TERM and COLUMNS.
-  static Screen on(int fd);
+  // Looks at the descriptor, NO_COLOR, TERM and COLUMNS. `lost`, which outlives it: why the first write failed that
+  // did.
+  static Screen on(int fd, Result<>* lost = nullptr);
 
   void print(std::string_view text) const { write_(text); }
   void line(std::string_view text) const { write_(std::string(text) + "\n"); }

@@ -1,7 +1,11 @@
 #include "cli/terminal.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
+#include "base/fd.h"
 #include "cli/fake_daemon.h"
 #include "cli/table.h"
 
@@ -56,6 +60,17 @@ TEST(Screen, PaintsOnlyWhenAsked) {
   EXPECT_EQ(plain.screen.paint(Colour::kRed, "x"), "x");
   Captured coloured({.terminal = true, .colours = true, .width = 80});
   EXPECT_EQ(coloured.screen.paint(Colour::kRed, "x"), "\x1b[31mx\x1b[0m");
+}
+
+TEST(Screen, TellsThatItsOutputIsLost) {
+  Fd full(::open("/dev/full", O_WRONLY | O_CLOEXEC));
+  ASSERT_TRUE(full.valid());
+  Result<> lost;
+  Screen screen = Screen::on(full.get(), &lost);
+  EXPECT_TRUE(lost);
+  screen.line("text");
+  ASSERT_FALSE(lost);
+  EXPECT_EQ(lost.error().sys_errno(), ENOSPC);
 }
 
 TEST(Table, NeverWiderThanTheScreen) {

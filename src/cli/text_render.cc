@@ -77,7 +77,7 @@ void print_facts(Facts& out, const peer::NodeFacts& facts) {
 }
 
 Colour move_colour(const std::string& state) {
-  if (state == "committed") return Colour::kGreen;
+  if (state == "done") return Colour::kGreen;
   if (state == "failed" || state == "in doubt") return Colour::kRed;
   return Colour::kNone;
 }
@@ -298,6 +298,10 @@ void print_move(const Screen& screen, const local::ShowReply& reply) {
     facts.add("started", format_time(m.started_unix_ms()));
     if (m.ended_unix_ms() > 0) facts.add("ended", format_time(m.ended_unix_ms()));
     facts.add("error", printable_lines(m.error()));
+    for (const local::MoveEvent& event : reply.events()) {
+      facts.add("do", printable_lines(event.failure().remedy()));
+      facts.add("source", printable_lines(event.failure().source_state()));
+    }
   }
   print_events(screen, reply);
   if (m.has_summary()) print_summary(screen, m.summary(), true);

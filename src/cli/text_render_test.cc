@@ -165,7 +165,7 @@ TEST(PrintMoves, On80Columns) {
   done.set_container("podman:redis");
   done.set_from("aws");
   done.set_to("azure");
-  done.set_state("committed");
+  done.set_state("done");
   done.set_started_unix_ms(1'763'823'168'000);
   done.set_ended_unix_ms(1'763'823'172'120);
   done.mutable_summary()->set_frozen_ms(2380);
@@ -180,11 +180,35 @@ TEST(PrintMoves, On80Columns) {
   Captured out(terminal80());
   print_moves(out.screen, reply);
   EXPECT_EQ(out.text,
-            "ID        CONTAINER     FROM  TO         STATE      STARTED       TOTAL     GAP\n"
-            "1f6c0a2b  podman:redis  aws   azure      committed  11-22 14:52  4.12 s  2.38 s\n"
-            "77aa      runc:cache    aws   openstack  transfer   11-22 14:54       -       -\n")
+            "ID        CONTAINER     FROM  TO         STATE     STARTED       TOTAL     GAP\n"
+            "1f6c0a2b  podman:redis  aws   azure      done      11-22 14:52  4.12 s  2.38 s\n"
+            "77aa      runc:cache    aws   openstack  transfer  11-22 14:54       -       -\n")
       << out.text;
   expect_narrow(out.text, 80);
+}
+
+TEST(PrintMoves, HowItEndedHasItsColour) {
+  for (auto [state, colour] : {std::pair{"done", "32m"}, {"failed", "31m"}, {"in doubt", "31m"}}) {
+    local::MovesReply reply;
+    reply.add_moves()->set_state(state);
+    Captured out({.terminal = true, .colours = true, .width = 80});
+    print_moves(out.screen, reply);
+    EXPECT_NE(out.text.find(std::string("\x1b[") + colour + state), std::string::npos) << out.text;
+  }
+}
+
+TEST(PrintMove, AFailureSaysWhatToDo) {
+  local::ShowReply reply;
+  reply.mutable_move()->set_move_id("m1");
+  reply.mutable_move()->set_container("podman:redis");
+  reply.mutable_move()->set_error("CRIU refused");
+  local::MoveEvent& event = *reply.add_events() = failure_event("internal", "dump", true);
+  event.mutable_failure()->set_remedy("close the file");
+  event.mutable_failure()->set_source_state("thawed, its network is open again");
+  Captured out;
+  print_move(out.screen, reply);
+  EXPECT_NE(out.text.find("do         close the file\n"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("source     thawed, its network is open again\n"), std::string::npos) << out.text;
 }
 
 TEST(PrintPeers, FingerprintsStayWhole) {

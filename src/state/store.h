@@ -25,7 +25,7 @@ struct Move {
   std::string from;
   std::string to;
   std::string role;   // "source", "destination"
-  std::string state;  // "running", "done", "failed", "rolled-back", "cancelled"
+  std::string state;  // "running", "done", "failed", "rolled-back", "cancelled", "in doubt"
   std::string phase;
   int64_t started_ms = 0;
   int64_t ended_ms = 0;  // 0: not yet

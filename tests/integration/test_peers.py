@@ -53,6 +53,20 @@ def test_a_fingerprint_that_is_not_the_peers_is_refused(pair):
     assert "azure" not in peers(aws)
 
 
+def test_a_known_peer_gets_another_address(pair):
+    aws, azure = pair
+    add = ["transship", "peer", "add", "azure"]
+    key = ["--fingerprint", info(azure)["fingerprint"]]
+    assert f"azure at {azure.address}:7440 is now trusted" in aws.run([*add, azure.address, *key]).stdout
+    assert "azure at [fd00:20:1::2]:7440 is still trusted" in aws.run([*add, "fd00:20:1::2", *key]).stdout
+    assert "[fd00:20:1::2]:7440" in peers(aws)
+
+
+def test_a_host_without_an_address_is_not_blamed_on_its_daemon(pair):
+    done = pair[0].run(["transship", "peer", "add", "x", "nowhere.invalid"], check=False, timeout=60)
+    assert done.returncode == 1 and "no address is known" in done.stderr and "resolver" in done.stderr
+
+
 def test_half_a_trust_is_no_trust(pair):
     aws, azure = pair
     aws.run(["transship", "peer", "add", "azure", azure.address, "--fingerprint", info(azure)["fingerprint"]])
@@ -90,3 +104,6 @@ def test_the_configuration_is_checked(moving_lab):
     aws.put("/tmp/bad.toml", "[node]\nnmae = 1\n")
     done = aws.run(["transshipd", "--config", "/tmp/bad.toml", "--check-config"], check=False)
     assert done.returncode == 2 and "/tmp/bad.toml:2" in done.stderr
+    aws.put("/tmp/bad.toml", '[cutover]\ndriver = "hook"\nhook = "/no/such/hook now"\n')
+    done = aws.run(["transshipd", "--config", "/tmp/bad.toml", "--check-config"], check=False)
+    assert done.returncode == 2 and "/no/such/hook" in done.stderr and done.stdout == ""
