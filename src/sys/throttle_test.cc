@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/text.h"
@@ -35,16 +36,23 @@ class ThrottleTest : public testing::Test {
     for (int i = 0; i < 1000 && ::rmdir(path_.c_str()) != 0; ++i) ::usleep(1000);
     EXPECT_FALSE(std::filesystem::exists(path_));
   }
-  // CPU time of the process in milliseconds per 400 ms.
+  // CPU time of the process in milliseconds per kWindow.
   double used() {
     auto ticks = [&] {
       auto text = *read_file(fmt::format("/proc/{}/schedstat", pid_), 256);
       return std::stod(text) / 1e6;
     };
     double before = ticks();
-    ::usleep(400'000);
+    ::usleep(kWindow * 1000);
     return ticks() - before;
   }
+  // The same on a machine that others use as well: a few tries, until it is more than `enough`.
+  double most_used(double enough) {
+    double most = 0;
+    for (int i = 0; i < 5 && most <= enough; ++i) most = std::max(most, used());
+    return most;
+  }
+  static constexpr int kWindow = 400;
   std::string path_;
   pid_t pid_ = 0;
 };
@@ -54,15 +62,17 @@ TEST_F(ThrottleTest, TakesTimeAwayAndGivesItBack) {
   ASSERT_TRUE(cgroup);
   auto throttle = Throttle::create(*cgroup);
   ASSERT_TRUE(throttle) << throttle.error().message();
-  double before = used();
+  // Who gets less than that is slowed down by others already.
+  double before = most_used(kWindow * 0.5);
   ASSERT_TRUE((*throttle)->set(80));
   double slowed = used();
-  EXPECT_LT(slowed, before * 0.45) << (*throttle)->method();
+  EXPECT_LT(slowed, kWindow * 0.45) << (*throttle)->method();
   EXPECT_GT(slowed, 0) << (*throttle)->method();
   ASSERT_TRUE((*throttle)->lift());
   EXPECT_FALSE(*cgroup->frozen());
-  EXPECT_GT(used(), slowed * 1.5);
   EXPECT_FALSE((*throttle)->set(96));
+  if (before <= kWindow * 0.5) GTEST_SKIP() << "the machine is too busy to give this process half of a CPU";
+  EXPECT_GT(most_used(slowed * 1.5), slowed * 1.5);
 }
 
 TEST_F(ThrottleTest, TheEndOfTheObjectLifts) {
