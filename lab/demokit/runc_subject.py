@@ -66,6 +66,9 @@ class RuncRedis(PodmanRedis):
     def write_mark(self, host: Host) -> None:
         host.run(["runc", "exec", self.name, "sh", "-c", f"echo kept > {MARK_FILE}"])
 
+    def how_it_is(self, host: Host) -> str:
+        return f"{self.name} on {host.name}: {host.run(['runc', 'state', self.name], check=False).stdout}"
+
     def copies(self, host: Host) -> int:
         found = json.loads(host.run(["runc", "list", "-f", "json"]).stdout) or []
         return sum(c["id"] == self.name and c["status"] == "running" for c in found)

@@ -70,6 +70,11 @@ class PodmanRedis:
         out = host.run(["podman", "ps", "--filter", f"name=^{self.name}$", "--format", "{{.State}}"]).stdout.split()
         return sum(state == "running" for state in out)
 
+    def how_it_is(self, host: Host) -> str:
+        """Its state by the engine's word and the last that it said: for messages of tests."""
+        state = host.run(["podman", "inspect", "--format", "{{json .State}}", self.name], check=False).stdout.strip()
+        return f"{self.name} on {host.name}: {state} {host.run(['podman', 'logs', '--tail', '30', self.name], check=False).stdout}"
+
     def inspect(self, host: Host) -> dict:
         return json.loads(host.run(["podman", "inspect", self.name]).stdout)[0]
 

@@ -142,7 +142,7 @@ class Scene:
         end = time.monotonic() + seconds
         while (left := self.left_behind(name)) and time.monotonic() < end:
             time.sleep(0.2)  # the destination cleans up when it hears of the end
-        assert left == []
+        assert left == [], self.redis.how_it_is(here)
         copies = {h.name: self.redis.copies(h) for h in self.lab.clouds()}
         assert copies == {h: int(h == name) for h in copies}
         self.redis.wait_answer(here)
