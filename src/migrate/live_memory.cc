@@ -106,7 +106,7 @@ Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
 
 // The number of pages found dirty.
 Result<uint64_t> LiveMemory::send_round(Look look, bool frozen) {
-  sent_pages_ = 0;
+  begin_round();
   auto sink = [this](const memory::PageRuns& runs) { return send_run(runs); };
   TS_TRY_ASSIGN(auto found, ((*tracker_).*look)(sink, cancel_));
   TS_TRY_ASSIGN(uint64_t shared, send_shared(frozen));
@@ -137,7 +137,7 @@ Result<> LiveMemory::end_round() {
 Result<> LiveMemory::send_shared_ahead() {
   uint64_t before = UINT64_MAX;
   for (int i = 0; i < kRoundsAhead; ++i) {
-    sent_pages_ = 0;
+    begin_round();
     TS_TRY_ASSIGN(uint64_t pages, send_shared(/*frozen=*/false));
     TS_TRY(end_round());
     TS_TRY(outlet_.flush());
@@ -286,6 +286,11 @@ Result<> LiveMemory::send_eager(const std::string& images_dir) {
   return {};
 }
 
+void LiveMemory::begin_round() {
+  sent_pages_ = 0;
+  round_begun_ = Clock::now();
+}
+
 void LiveMemory::report_progress() {
   uint64_t sent = sent_pages_ * memory::kPageBytes;
   uint64_t total = rounds_.empty() ? std::max(settings_.expected_bytes, sent) : 0;
@@ -296,7 +301,11 @@ void LiveMemory::report_progress() {
   event.set_bytes_done(sent);
   event.set_bytes_total(total);
   event.set_round(arm_ == nullptr ? static_cast<uint32_t>(rounds_.size()) + 1 : 0);
-  event.set_bytes_per_second(settings_.link_bytes_per_second);
+  double seconds = std::chrono::duration<double>(Clock::now() - round_begun_).count();
+  set_pace(event, seconds);
+  // How much a later round finds is known at its end; how long all of them take was foreseen after the last one.
+  if (total == 0 && last_.eta_seconds > seconds)
+    event.set_eta_ms(static_cast<uint64_t>((last_.eta_seconds - seconds) * 1000));
   event.set_dirty_bytes_per_second(last_.dirty_bytes_per_second);
   event.set_predicted_gap_ms(static_cast<uint64_t>(last_.gap_ms));
   reporter_.round_progress(event);

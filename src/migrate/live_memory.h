@@ -89,6 +89,7 @@ class LiveMemory {
   Result<> tell_gone();
   Result<> slow_down(uint32_t percent);
   Result<> give_up(const plan::Convergence& c) const;
+  void begin_round();
   void report_progress();
   void report_decision(const plan::Convergence& c);
 
@@ -108,6 +109,7 @@ class LiveMemory {
   std::vector<plan::Round> rounds_;
   plan::Convergence last_;
   uint64_t sent_pages_ = 0;  // of the round being sent
+  Clock::time_point round_begun_;
   LiveMemoryStats stats_;
 };
 

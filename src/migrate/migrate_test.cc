@@ -96,6 +96,22 @@ TEST(Reporter, ProgressIsNotAFlood) {
   EXPECT_LE(n, 10);
 }
 
+TEST(Reporter, RateIsWhatWasDoneAndNotWhatTheLinkCouldDo) {
+  local::ProgressEvent event;
+  event.set_bytes_done(30);
+  event.set_bytes_total(100);
+  set_pace(event, 2);
+  EXPECT_DOUBLE_EQ(event.bytes_per_second(), 15);
+  EXPECT_EQ(event.eta_ms(), 4666U);
+  local::ProgressEvent unknown;
+  unknown.set_bytes_done(30);
+  set_pace(unknown, 2);
+  EXPECT_DOUBLE_EQ(unknown.bytes_per_second(), 15);
+  EXPECT_EQ(unknown.eta_ms(), 0U);
+  set_pace(unknown, 0);
+  EXPECT_DOUBLE_EQ(unknown.bytes_per_second(), 15);
+}
+
 TEST(EventFeed, LateWatchersSeeEverything) {
   EventFeed feed;
   local::MoveEvent event;

@@ -13,6 +13,15 @@ constexpr milliseconds kProgressEvery{200};
 
 }  // namespace
 
+void set_pace(local::ProgressEvent& event, double seconds) {
+  if (seconds <= 0) return;
+  double rate = static_cast<double>(event.bytes_done()) / seconds;
+  event.set_bytes_per_second(rate);
+  if (rate > 0 && event.bytes_total() > event.bytes_done())
+    event.set_eta_ms(
+        static_cast<uint64_t>(static_cast<double>(event.bytes_total() - event.bytes_done()) / rate * 1000));
+}
+
 Reporter::Reporter(std::string move_id, Sink sink) : move_id_(std::move(move_id)), sink_(std::move(sink)) {}
 
 void Reporter::emit(local::MoveEvent event) {
@@ -74,10 +83,7 @@ void Reporter::progress(uint64_t done, uint64_t total) {
   p.set_phase(phase_);
   p.set_bytes_done(done);
   p.set_bytes_total(total);
-  double seconds = ms_between(phase_begun_, now) / 1000;
-  double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-  p.set_bytes_per_second(rate);
-  if (rate > 0 && total > done) p.set_eta_ms(static_cast<uint64_t>(static_cast<double>(total - done) / rate * 1000));
+  set_pace(p, ms_between(phase_begun_, now) / 1000);
   emit_locked(std::move(event));
 }
 

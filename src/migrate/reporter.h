@@ -10,6 +10,9 @@
 
 namespace transship::migrate {
 
+// Fills in the rate of what was done in `seconds`, and the time left when the total is known.
+void set_pace(local::ProgressEvent& event, double seconds);
+
 // Thread-safe. Events reach the sink in order, one at a time, on whichever thread caused them; the sink must be quick.
 class Reporter {
  public:
