@@ -46,7 +46,7 @@ Result<> MoveTable::check_not_moving(const std::string& container) const {
   for (const auto& [id, entry] : sources_) {
     if (!entry->ended && entry->container == container)
       return std::unexpected(
-          Error(Errc::kAlreadyExists, fmt::format("{} is being moved already, by move {}", container, id))
+          Error(Errc::kAlreadyExists, fmt::format("{} is being moved already, by move {}", entry->name, id))
               .with_remedy(fmt::format("`transship show {}` watches it, `transship cancel {}` calls it off", id, id)));
   }
   return {};
@@ -58,10 +58,9 @@ Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
   request.move_id = new_move_id();
   auto entry = std::make_unique<SourceEntry>();
   // One that cannot be found fails as the first phase of its move, with the same words as everywhere.
-  if (auto found = find_container(services_, request.container); found)
-    entry->container = fmt::format("{}:{}", found->container.engine, found->container.id);
-  else
-    return std::unexpected(std::move(found).error());
+  TS_TRY_ASSIGN(auto found, find_container(services_, request.container));
+  entry->container = fmt::format("{}:{}", found.container.engine, found.container.id);
+  entry->name = fmt::format("{}:{}", found.container.engine, found.container.name);
   entry->peer = request.peer;
   entry->feed = std::make_shared<EventFeed>();
   auto feed = entry->feed;

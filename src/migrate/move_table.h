@@ -48,6 +48,7 @@ class MoveTable {
  private:
   struct SourceEntry {
     std::string container;  // "podman:ID"
+    std::string name;       // "podman:redis", for people
     std::string peer;
     std::unique_ptr<SourceMove> move;
     std::shared_ptr<EventFeed> feed;

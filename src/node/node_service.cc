@@ -157,6 +157,8 @@ class NodeService final : public local::Node::Service {
                           local::CancelReply* reply) override {
     return answer([&]() -> Result<> {
       auto cancelled = moves_.cancel(request->move_id(), "the operator called it off");
+      if (auto known = services_.store->move(request->move_id()); !cancelled && known && known->role == "source")
+        return {};  // it is over: was_running stays false
       if (!cancelled)
         return std::unexpected(std::move(cancelled).error().with_remedy(
             "a move is cancelled on its source node; `transship moves` lists them"));

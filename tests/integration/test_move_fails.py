@@ -101,7 +101,7 @@ def test_no_room_on_the_destination(small):
 def test_a_second_move_of_the_same_container(scene):
     first = RunningMove(scene.home, "redis", "azure")
     assert first.wait_phase("memory")
-    check_error(move(scene.home, "redis", "openstack"), FAILED, "already")
+    check_error(move(scene.home, "redis", "openstack"), FAILED, "podman:redis is being moved already")
     assert first.outcome().code == DONE
     scene.check_runs_on("azure")
 
@@ -149,6 +149,26 @@ def test_cancel_from_another_terminal(scene):
     scene.home.run(["transship", "cancel", running.lines[0]["move_id"]])
     outcome = running.outcome()
     assert outcome.code == CANCELLED and outcome.error["source_running"]
+    again = scene.home.run(["transship", "cancel", running.lines[0]["move_id"]], check=False)
+    assert again.returncode == FAILED and "that move does not run" in again.stderr and "transship show" in again.stderr
+    scene.check_runs_on("aws")
+
+
+def test_progress_has_the_rate_of_now_and_the_time_left(scene):
+    """The rate is that of what was handed to the lanes, not what the link was measured to carry."""
+    running = RunningMove(scene.home, "redis", "azure", ("--compress", "none", "--bwlimit", "20mbit"))
+    wait_for("the second round", lambda: any(line.get("round", 0) > 1 for line in list(running.lines)), timeout=60)
+    running.interrupt()
+    outcome = running.outcome()
+    assert outcome.code == CANCELLED, outcome.lines[-1]
+    memory = [p for p in outcome.of("progress") if p["phase"] == "memory" and p.get("round") == 1]
+    middle = [p for p in memory if p["bytes_total"] and 0.5 < p["bytes_done"] / p["bytes_total"] < 0.95]
+    assert len(middle) >= 5, memory
+    for p in middle:
+        assert 1.5e6 < p["bytes_per_second"] < 6e6, p
+        left = (p["bytes_total"] - p["bytes_done"]) / p["bytes_per_second"] * 1000
+        assert abs(p["eta_ms"] - left) <= 2, p
+    assert len({p["bytes_per_second"] for p in middle}) > 1  # measured, each time anew
     scene.check_runs_on("aws")
 
 
