@@ -9,7 +9,7 @@ from .errors import LabError
 from .run import run
 from .services import order, wait_until
 
-PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager")
+PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager", "transship-tar")
 DEFAULT_BUILD = config.BUILD / "bin"
 SANITIZER_LOG = "sanitizer"  # cmake/TransshipTargets.cmake says so to programs that have a sanitizer in them
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)

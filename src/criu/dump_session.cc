@@ -97,7 +97,7 @@ rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int i
   // The destination's engine makes cgroup and network namespace; CRIU saves neither.
   opts->set_manage_cgroups_mode(rpc::CGROUP_IGNORE);
   opts->set_empty_ns(CLONE_NEWNET);
-  opts->set_network_lock(rpc::NETWORK_LOCK_NFTABLES);
+  opts->set_network_lock(o.lock_network ? rpc::NETWORK_LOCK_NFTABLES : rpc::NETWORK_LOCK_SKIP);
   opts->set_freeze_cgroup(cgroup);
   opts->set_timeout(kSeizeSeconds);
   for (const auto& [inside, name] : o.external_mounts) {

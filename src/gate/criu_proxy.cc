@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <array>
 #include <csignal>
@@ -38,13 +37,6 @@ Result<> wait_packet(int socket, Deadline deadline, const char* from) {
   return {};
 }
 
-bool same_netns(pid_t pid) {
-  struct stat ours, theirs;
-  auto path = fmt::format("/proc/{}/ns/net", pid);
-  return ::stat("/proc/self/ns/net", &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 &&
-         ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev;
-}
-
 // Where CRIU goes when it leaves the container's cgroup: to ours, or where ours is out of sight, to the root.
 Result<> move_out(pid_t pid) {
   auto text = std::to_string(pid);
@@ -65,6 +57,19 @@ Result<CriuSockets> receive_criu_sockets(int connection) {
   TS_TRY_ASSIGN(auto work, parse_u64(numbers[1], "work descriptor"));
   return CriuSockets{std::move(packet.fds[0]), std::move(packet.fds[1]), static_cast<int>(images),
                      static_cast<int>(work)};
+}
+
+Result<sys::NftSocket> hold_network(const std::string& netns) {
+  if (sys::is_own_netns(netns))
+    return std::unexpected(
+        Error(Errc::kRefused, "the container uses the host's network: its packets cannot be held back")
+            .with_remedy("give the container a network of its own"));
+  TS_TRY_ASSIGN(auto socket, sys::NftSocket::open_in_netns(netns));
+  // There already: of an attempt that was killed, in a network that the operator made.
+  if (auto added = socket.add_drop_all(kHoldTable, kHoldPriority);
+      !added && added.error().code() != Errc::kAlreadyExists)
+    return std::unexpected(std::move(added).error());
+  return socket;
 }
 
 Result<> CriuProxy::take_request() {
@@ -178,23 +183,15 @@ Result<> CriuProxy::handle_notify(std::string_view, const std::string& script,
 }
 
 Result<> CriuProxy::at_stage(const std::string& script) {
-  if (script == "setup-namespaces") start_leaving_cgroup();
-  if (script == "post-restore") return hold_network();
+  if (script == "setup-namespaces") {
+    start_leaving_cgroup();
+    if (!nft_) {
+      TS_TRY_ASSIGN(nft_, hold_network(fmt::format("/proc/{}/ns/net", pid_)));
+    }
+  }
   if (script == "network-unlock") network_unlocked_ = true;
   if (script == "pre-resume") return freeze();
   return {};
-}
-
-// Before CRIU takes its own lock away and the sockets out of repair mode: nothing gets in or out until the release.
-Result<> CriuProxy::hold_network() {
-  if (same_netns(pid_))
-    return std::unexpected(
-        Error(Errc::kRefused, "the container uses the host's network: its packets cannot be held back")
-            .with_remedy("give the container a network of its own"));
-  auto socket = sys::NftSocket::open_in_netns_of(pid_);
-  if (!socket) return std::unexpected(std::move(socket).error());
-  nft_ = std::move(*socket);
-  return nft_->add_drop_all(kHoldTable, kHoldPriority);
 }
 
 // runc put CRIU into the container's cgroup, which is to be frozen: CRIU would freeze itself. Moving a process costs

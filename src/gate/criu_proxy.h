@@ -25,10 +25,18 @@ struct CriuSockets {
 };
 Result<CriuSockets> receive_criu_sockets(int connection);
 
+// From here on nothing gets into or out of this network namespace (a file that stands for it) until the release: a
+// connection that is not restored yet would be answered with its end, and one that is must not act. Also the lock on
+// which CRIU relies when the dump was made without one of CRIU's own. kRefused for the host's.
+Result<sys::NftSocket> hold_network(const std::string& netns);
+
 // One thread. Calls happen in the order in which they are declared here.
 class CriuProxy {
  public:
-  explicit CriuProxy(CriuSockets sockets) : sockets_(std::move(sockets)) {}
+  // `held`: of hold_network(), where there was a network namespace before CRIU; else it is held as soon as CRIU has
+  // made one.
+  CriuProxy(CriuSockets sockets, std::optional<sys::NftSocket> held)
+      : sockets_(std::move(sockets)), nft_(std::move(held)) {}
   // Takes runc's request; by then runc has put CRIU into the container's cgroup.
   Result<> take_request();
   // Memory that the images mark as lazy comes from a pager that CRIU connects to.
@@ -53,7 +61,6 @@ class CriuProxy {
   Result<> handle_notify(std::string_view packet, const std::string& script,
                          const std::function<void(const std::string&, pid_t)>& on_stage);
   Result<> at_stage(const std::string& script);
-  Result<> hold_network();
   void start_leaving_cgroup();
   Result<> freeze();
 

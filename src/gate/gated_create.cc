@@ -94,6 +94,7 @@ class GatedCreate {
   bool runc_done_ = false;
   bool lazy_ = false;
   std::vector<std::string> criu_directories_before_;
+  std::optional<sys::NftSocket> held_;
   std::optional<CriuProxy> proxy_;
 };
 
@@ -137,14 +138,18 @@ Result<> GatedCreate::next_order(Kind wanted) {
 
 Result<> GatedCreate::start_runc() {
   TS_TRY_ASSIGN(auto bundle, engine::load_oci_bundle(line_.bundle));
+  if (const auto* network = bundle.find_namespace("network"); network == nullptr || !network->path.empty()) {
+    TS_TRY_ASSIGN(held_, hold_network(network == nullptr ? "/proc/self/ns/net" : network->path));
+  }
   TS_TRY_ASSIGN(auto runc, real_runtime());
   TS_TRY_ASSIGN(auto criu, sys::find_program("criu"));
-  // A directory with us as `criu` and `tar`, first in runc's PATH.
+  // A directory with us as `criu` and the program beside us as `tar`, first in runc's PATH.
   auto bin = gate_dir_ + "/bin";
   TS_TRY(sys::make_dirs(bin));
-  for (const auto* name : {"criu", "tar"}) {
+  auto tar = std::filesystem::path(self_).replace_filename("transship-tar").string();
+  for (const auto& [name, program] : {std::pair("criu", self_), std::pair("tar", tar)}) {
     std::error_code error;
-    std::filesystem::create_symlink(self_, fmt::format("{}/{}", bin, name), error);
+    std::filesystem::create_symlink(program, fmt::format("{}/{}", bin, name), error);
     if (error && error != std::errc::file_exists) return fail_errno(error.value(), "link {}/{}", bin, name);
   }
   auto socket = gate_dir_ + "/criu.sock";
@@ -171,7 +176,7 @@ Result<> GatedCreate::meet_criu() {
   auto connection = accept_one(listener_.get(), deadline_, nullptr, runc_.pidfd());
   if (!connection) return std::unexpected(std::move(connection).error().context("wait for runc to start CRIU"));
   TS_TRY_ASSIGN(auto sockets, receive_criu_sockets(connection->get()));
-  proxy_.emplace(std::move(sockets));
+  proxy_.emplace(std::move(sockets), std::move(held_));
   return proxy_->take_request();
 }
 

@@ -1,5 +1,5 @@
 // transship-runtime: an OCI runtime that is runc, except for containers that are being moved here. See protocol.h for
-// what happens then, and criu_role.h and tar_role.h for its other roles.
+// what happens then, and criu_role.h for its other role.
 #include <unistd.h>
 
 #include <cstring>
@@ -12,7 +12,6 @@
 #include "gate/criu_role.h"
 #include "gate/gated_create.h"
 #include "gate/protocol.h"
-#include "gate/tar_role.h"
 #include "sys/urgent.h"
 
 #ifndef TS_VERSION
@@ -55,7 +54,6 @@ int pass_through(const CommandLine& line, int argc, char** argv) {
 int run(int argc, char** argv) {
   auto role = std::filesystem::path(argv[0]).filename();
   if (role == "criu") return run_as_criu(argc, argv);
-  if (role == "tar") return run_as_tar(argc, argv);
   auto line = parse_command_line(std::vector<std::string>(argv + 1, argv + argc));
   if (line.verb.empty() && !line.globals.empty() && (line.globals[0] == "--version" || line.globals[0] == "-v"))
     fmt::print("transship-runtime version {}\n", TS_VERSION);

@@ -135,7 +135,7 @@ class SourceMove {
 
   std::optional<std::string> restarts_held_;
   std::unique_ptr<network::PacketHold> hold_;
-  std::optional<ShutNetwork> shut_;  // from the dump to the end of the tasks
+  std::optional<ShutNetwork> shut_;  // from the freeze to the end of the tasks
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
   Fd breakpoints_;                                       // held from before the freeze

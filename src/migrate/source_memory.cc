@@ -147,7 +147,8 @@ Result<> SourceMove::start_dump() {
   TS_TRY_ASSIGN(criu::DumpOptions options, engine::dump_options(bundle, container.pid));
   options.criu = services_.settings.criu;
   options.images_dir = directory_ + "/images";
-  options.tar = services_.settings.runtime;
+  options.tar = std::filesystem::path(services_.settings.runtime).replace_filename("transship-tar");
+  options.lock_network = false;  // shut_
   if (live_) {
     options.memory = services_.settings.memory_method.method;
     options.kdat = services_.settings.memory_method.kdat;

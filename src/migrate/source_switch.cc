@@ -98,6 +98,8 @@ Result<> SourceMove::freeze_and_dump() {
   // Who is in the tree now is who is frozen: a fork since the plan is in it.
   TS_TRY_ASSIGN(planned_.survey.pids, cgroup.processes());
   TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
+  // In CRIU's place, which takes longer, and again for the restore.
+  TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
   if (live_)
@@ -124,7 +126,6 @@ void SourceMove::undo_freeze() {
       TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
   }
   if (shut_) {
-    // CRIU's lock is still there.
     if (auto r = shut_->open(); !r) TS_LOG_ERROR("mig={} open the network: {}", id(), r.error().message());
     shut_.reset();
   }
@@ -153,7 +154,6 @@ void SourceMove::undo_freeze() {
 }
 
 Result<> SourceMove::transfer() {
-  TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
   peer::Request applied;

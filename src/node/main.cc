@@ -16,12 +16,14 @@
 #include "node/peer_service.h"
 #include "node/recovery.h"
 #include "sys/file.h"
+#include "sys/process.h"
 
 namespace transship::node {
 namespace {
 
 constexpr milliseconds kGarbageEvery{30'000};
 constexpr milliseconds kProbeLimit{5000};
+constexpr int kDescriptors = 4096;
 
 Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& config) {
   std::vector<std::unique_ptr<engine::Engine>> engines;
@@ -193,6 +195,7 @@ int run(int argc, char** argv) {
   if (::geteuid() != 0) return complain(Error(Errc::kRefused, "transshipd must run as root"));
   init_logging(config->log_level.c_str());
   ::umask(0077);
+  sys::reserve_descriptors(kDescriptors);
   auto signals = block_signals();
   if (auto r = serve(*config, signals); !r) return complain(r.error());
   return 0;

@@ -55,15 +55,15 @@ std::vector<Unfinished> sort_out_directories(migrate::Services& services) {
 
 // What CRIU locked, should it have been killed as well, and what the daemon shut.
 void open_network(const sys::Cgroup& cgroup, pid_t pid) {
-  auto frozen = cgroup.frozen();
-  if (!frozen || !*frozen) return;
-  auto pids = cgroup.processes();
-  auto again = pids ? criu::open_network_again(pid, *pids) : Result<>(std::unexpected(pids.error()));
-  auto shut = migrate::ShutNetwork::shut(pid);
-  auto open = shut ? shut->open() : Result<>(std::unexpected(shut.error()));
-  for (const auto* r : {&again, &open}) {
-    if (!*r) TS_LOG_ERROR("recovery: open the network of process {}: {}", pid, r->error().message());
+  auto complain = [pid](const Result<>& r) {
+    if (!r) TS_LOG_ERROR("recovery: open the network of process {}: {}", pid, r.error().message());
+  };
+  // The tasks may run already, if a failed dump was just being undone.
+  if (auto frozen = cgroup.frozen(); frozen && *frozen) {
+    auto pids = cgroup.processes();
+    complain(pids ? criu::open_network_again(pid, *pids) : Result<>(std::unexpected(pids.error())));
   }
+  complain(migrate::ShutNetwork::open_of(pid));
 }
 
 // An undecided move of ours: its tasks belong here. The kernel and CRIU have given them back already or do so when CRIU

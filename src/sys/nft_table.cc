@@ -7,6 +7,7 @@
 #include <linux/netlink.h>
 #include <sched.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 
 #include <cstring>
@@ -137,19 +138,29 @@ Result<Fd> netlink_socket() {
 
 }  // namespace
 
+bool is_own_netns(const std::string& path) {
+  struct stat ours, theirs;
+  return ::stat("/proc/self/ns/net", &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 &&
+         ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev;
+}
+
 Result<NftSocket> NftSocket::open_in_netns_of(pid_t pid) {
-  Result<Fd> socket = netlink_socket();
-  if (pid != 0) {
-    TS_TRY_ASSIGN(Fd netns, open_file(fmt::format("/proc/{}/ns/net", pid), O_RDONLY));
-    // In a thread of its own: a namespace that cannot be left again would be worse than a thread.
-    Thread enter("netns", [&] {
-      if (::setns(netns.get(), CLONE_NEWNET) < 0)
-        socket = fail_errno(errno, "enter the network namespace of process {}", pid);
-      else
-        socket = netlink_socket();
-    });
-    enter.join();
-  }
+  if (pid != 0) return open_in_netns(fmt::format("/proc/{}/ns/net", pid));
+  TS_TRY_ASSIGN(Fd socket, netlink_socket());
+  return NftSocket(std::move(socket));
+}
+
+Result<NftSocket> NftSocket::open_in_netns(const std::string& path) {
+  TS_TRY_ASSIGN(Fd netns, open_file(path, O_RDONLY));
+  Result<Fd> socket;
+  // In a thread of its own: a namespace that cannot be left again would be worse than a thread.
+  Thread enter("netns", [&] {
+    if (::setns(netns.get(), CLONE_NEWNET) < 0)
+      socket = fail_errno(errno, "enter the network namespace {}", path);
+    else
+      socket = netlink_socket();
+  });
+  enter.join();
   if (!socket) return std::unexpected(std::move(socket).error());
   return NftSocket(std::move(*socket));
 }

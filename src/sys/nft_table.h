@@ -12,11 +12,16 @@
 
 namespace transship::sys {
 
+// Whether this file stands for the network namespace of the calling process. False also when that can't be told.
+bool is_own_netns(const std::string& path);
+
 class NftSocket {
  public:
   // A socket in the network namespace of `pid` (0: our own). It belongs to that namespace for as long as it lives,
   // wherever it is handed to.
   static Result<NftSocket> open_in_netns_of(pid_t pid);
+  // The same for a namespace by the path of a file that stands for it.
+  static Result<NftSocket> open_in_netns(const std::string& path);
   static NftSocket adopt(Fd socket) { return NftSocket(std::move(socket)); }
   // A table of family inet whose base chains drop all that comes in, goes out or passes through. Replaces nothing:
   // kAlreadyExists when there is one of that name.

@@ -1,9 +1,11 @@
 #include "sys/process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -234,6 +236,13 @@ Result<Fd> pidfd_open(pid_t pid) {
   long fd = ::syscall(SYS_pidfd_open, pid, 0);
   if (fd < 0) return fail_errno(errno, "pidfd_open {}", pid);
   return Fd(static_cast<int>(fd));
+}
+
+void reserve_descriptors(int count) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) count = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, count));
+  Fd any(::open("/", O_PATH | O_CLOEXEC));
+  Fd highest(::fcntl(any.get(), F_DUPFD_CLOEXEC, count - 1));
 }
 
 bool process_ended(pid_t pid) {

@@ -75,6 +75,10 @@ class Child {
 // Field 22 of /proc/PID/stat: together with the pid it names a process for good.
 Result<uint64_t> start_time(pid_t pid);
 Result<Fd> pidfd_open(pid_t pid);
+// Makes room for `count` descriptors (fewer where the limit is lower) in our table at once. A table that grows while
+// several threads use it makes the one that opens something wait until all processors have passed a quiet state: 8 to
+// 20 ms measured. It never shrinks.
+void reserve_descriptors(int count);
 // Gone or a zombie.
 bool process_ended(pid_t pid);
 

@@ -102,6 +102,17 @@ TEST_F(SysTest, ChildJoinsMountsBeforeItsDescriptorsArePlaced) {
   EXPECT_EQ(*child->wait(Deadline::in(milliseconds(5000))), 0);
 }
 
+TEST_F(SysTest, DescriptorTableHasRoomAtOnce) {
+  reserve_descriptors(777);
+  auto status = read_file("/proc/self/status");
+  ASSERT_TRUE(status);
+  auto at = status->find("FDSize:");
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_GE(std::stoi(status->substr(at + 7)), 777);
+  // And nothing of it is in use.
+  EXPECT_EQ(::fcntl(776, F_GETFD), -1);
+}
+
 TEST_F(SysTest, FilesAreWrittenWholeOrNotAtAll) {
   std::string path = dir_ + "/a";
   ASSERT_TRUE(write_file_atomic(path, "one"));
