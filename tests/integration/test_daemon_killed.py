@@ -130,7 +130,7 @@ def test_source_while_it_slows_the_container_down(scene):
     s.home.run(["podman", "exec", "-d", "redis", "redis-benchmark", "-q", "-t", "set", "-n", "1000000", "-r", "300", "-d", "60000"])
     begin_move(s, "--mode", "pre-copy", phase="memory")
     throttled = ("until { grep -q 'frozen 1' $cg/cgroup.events || getfattr -n trusted.transship.cpu_max $cg; } >/dev/null 2>&1; "
-                 "do sleep 0.005; done; kill -KILL $(pidof transshipd); sleep 0.1; cat $cg/cgroup.events")
+                 f"do sleep 0.005; done; kill -KILL {deploy.daemon_pid(s.home.record)}; sleep 0.1; cat $cg/cgroup.events")
     print(in_container(s, s.home, throttled))
     services.wait_until("the end of transshipd", lambda: deploy.daemon_pid(s.home.record) == 0)
     start_daemon(s.home)
@@ -173,7 +173,7 @@ def test_destination_parked_and_the_source_commits(far_lab, scene):
     s = scene(mib=8)
     azure = s.lab.host("azure")
     move = begin_move(s, "--mode", "stop-copy", phase="dump")
-    wait_parked(azure, move, "sleep 0.05; kill -KILL $(pidof transshipd)")
+    wait_parked(azure, move, f"sleep 0.05; kill -KILL {deploy.daemon_pid(azure.record)}")
     assert "frozen 1" in in_container(s, azure, "cat $cg/cgroup.events")
     services.wait_until("the end of transshipd", lambda: deploy.daemon_pid(azure.record) == 0)
     start_daemon(azure)

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from gate_kit import kill_at_exit, wait_for
+from labkit import deploy, services
 from moving import CANCELLED, DONE, FAILED, REFUSED, ROLLED_BACK, RunningMove, Scene, link_cut, move
 
 SLOW = "100mbit"  # 32 MiB take three seconds: time to do something in the middle
@@ -67,7 +68,6 @@ def test_dead_peer(small):
 
 
 def restart_daemon(host):
-    from labkit import deploy, services
     deploy.stop_daemon(host.record)
     deploy.start_daemon(host.record)
     services.wait_until(f"transshipd on {host.name}", lambda: deploy.daemon_answers(host.record))
@@ -247,7 +247,7 @@ def test_the_destination_daemon_is_killed(scene, mode, phase):
     running = RunningMove(scene.home, "redis", "azure", ("--mode", mode))
     assert running.wait_phase(phase)
     azure = scene.lab.host("azure")
-    azure.run("kill -KILL $(pidof transshipd)")
+    azure.run(["kill", "-KILL", deploy.daemon_pid(azure.record)])
     outcome = running.outcome()
     assert outcome.code == ROLLED_BACK and outcome.error["source_running"], outcome.lines[-1]
     restart_daemon(azure)
@@ -259,7 +259,7 @@ def test_the_destination_daemon_is_killed(scene, mode, phase):
 def test_the_source_daemon_is_killed(scene, mode, phase):
     running = RunningMove(scene.home, "redis", "azure", ("--mode", mode))
     assert running.wait_phase(phase)
-    scene.home.run("kill -KILL $(pidof transshipd)")
+    scene.home.run(["kill", "-KILL", deploy.daemon_pid(scene.home.record)])
     assert running.outcome().code == FAILED
     restart_daemon(scene.home)
     scene.check_runs_on("aws", seconds=60)

@@ -13,9 +13,9 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "base/thread.h"
 #include "memory/track/address_space.h"
 #include "memory/track/tracee.h"
+#include "sys/apart.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
@@ -32,6 +32,8 @@ constexpr milliseconds kPerCall{2'000};
 constexpr size_t kMaxThreadsTried = 64;
 constexpr int kSequenceRetries = 5;
 constexpr int kHighestPriority = -20;
+// Longer than all the waits in one attempt.
+constexpr unsigned kEndsInSeconds = 30;
 
 struct Candidate {
   pid_t thread = 0;
@@ -155,23 +157,26 @@ Result<Injection> inject_into(pid_t process, const Candidate& candidate, uint64_
   return done;
 }
 
-// In a thread of its own, the end of which lets go of a tracee that could not be stopped.
-Result<Injection> inject_on_thread(pid_t process, const Candidate& candidate, uint64_t instruction, Deadline deadline) {
+// In a process of its own. Its end lets go of a tracee that could not be stopped; ours does not, when we are killed
+// while the tracee has our registers.
+Result<Injection> inject_apart(pid_t process, const Candidate& candidate, uint64_t instruction, Deadline deadline) {
   std::optional<Result<Injection>> result;
-  Thread("inject", [&] {
-    // While this waits for a processor, the target stands still. The end of the thread ends both.
-    (void)::prctl(PR_SET_TIMERSLACK, 1UL);
-    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kHighestPriority);
-    result = inject_into(process, candidate, instruction, deadline);
-  }).join();
+  TS_TRY(sys::run_apart(
+      [&] {
+        // While this waits for a processor, the target stands still. The end of the process ends both.
+        (void)::prctl(PR_SET_TIMERSLACK, 1UL);
+        (void)::setpriority(PRIO_PROCESS, 0, kHighestPriority);
+        result = inject_into(process, candidate, instruction, deadline);
+      },
+      kEndsInSeconds));
   return std::move(*result);
 }
 
 Result<Injection> try_candidate(pid_t process, const Candidate& candidate, uint64_t instruction, Deadline deadline) {
-  auto result = inject_on_thread(process, candidate, instruction, deadline);
+  auto result = inject_apart(process, candidate, instruction, deadline);
   // In a restartable sequence: those last nanoseconds.
   for (int i = 0; i < kSequenceRetries && !result && result.error().code() == Errc::kUnavailable; ++i)
-    result = inject_on_thread(process, candidate, instruction, deadline);
+    result = inject_apart(process, candidate, instruction, deadline);
   return result;
 }
 

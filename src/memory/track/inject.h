@@ -5,10 +5,10 @@
 // stops for 25 to 500 µs, the others run on. What a program can see of it is what it sees of SIGSTOP and SIGCONT: a few
 // calls (epoll_wait, recv with a timeout, sigtimedwait, semtimedop; signal(7) lists them) return EINTR.
 //
-// What is left when *we* are killed in the middle: the kernel lets the thread go as it stands. In the window of some
-// 10 µs in which it has our registers, it would go on behind a system call that it never made. Nothing can close that
-// window from outside. And when another thread forks in the microseconds while the descriptor exists, the child has a
-// copy of it until it executes something (O_CLOEXEC).
+// The kernel lets a traced thread go as it stands when its tracer is killed, and with our registers it would go on
+// behind a system call that it never made. So the tracer is a process of its own (sys/apart.h), which the end of ours
+// does not touch. What is left: whoever kills that one too in those 10 µs; and when another thread of the target forks
+// while the descriptor exists, the child has a copy of it until it executes something (O_CLOEXEC).
 #pragma once
 #include <sys/types.h>
 

@@ -10,8 +10,10 @@
 #include <sys/syscall.h>
 
 #include <filesystem>
+#include <random>
 #include <set>
 
+#include "base/text.h"
 #include "memory/track/test_kid.h"
 #include "sys/file.h"
 #include "sys/proc_text.h"
@@ -61,6 +63,45 @@ class Inject : public ::testing::Test {
   static inline std::string why_not_;
   Cancel cancel_ = *Cancel::create();
 };
+
+// Killed at any moment, also in that in which the thread has registers of ours.
+TEST_F(Inject, AKilledTracerLeavesTheProcessAsItWas) {
+  Kid kid([](std::byte* shared) {
+    for (int64_t n = 1;; ++n) {
+      if (::syscall(SYS_getppid) != ::getppid()) ::_exit(1);
+      word(shared, 0) = n;
+    }
+  });
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  auto children = [] {
+    auto text = sys::read_file(fmt::format("/proc/self/task/{}/children", ::gettid()));
+    return text ? std::string(trim(*text)) : text.error().message();
+  };
+  auto before = descriptors(kid.pid());
+  std::mt19937 random(7);
+  for (int i = 0; i < 200; ++i) {
+    SCOPED_TRACE(i);
+    {
+      Kid tracer([&](std::byte*) {
+        while (true) (void)inject(kid.pid());
+      });
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+    }
+    // What goes on without its parent is ours now.
+    for (int n = 0; n < 1000 && children() != std::to_string(kid.pid()); ++n) {
+      while (::waitpid(-1, nullptr, __WALL | WNOHANG) > 0) continue;
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+    ASSERT_EQ(children(), std::to_string(kid.pid()));
+    ASSERT_EQ(status_field(kid.pid(), "TracerPid"), "0");
+    auto count = kid.word(0);
+    for (int n = 0; n < 1000 && kid.word(0) == count; ++n) std::this_thread::sleep_for(milliseconds(1));
+    ASSERT_GT(kid.word(0), count);
+  }
+  (void)::prctl(PR_SET_CHILD_SUBREAPER, 0);
+  EXPECT_EQ(descriptors(kid.pid()), before);
+  EXPECT_EQ(status_field(kid.pid(), "SigBlk"), "0000000000000000");
+}
 
 // A read of a pipe, restarted by the kernel: one call that returns what was written long after.
 TEST_F(Inject, BlockedReadGoesOn) {

@@ -98,7 +98,9 @@ Result<> Tracee::wait_stop(int& status, Deadline deadline) const {
   for (milliseconds::rep nap = 50;;) {
     pid_t r = ::waitpid(thread_, &status, __WALL | WNOHANG);
     if (r == thread_ && WIFSTOPPED(status)) return {};
-    if (r == thread_) return fail(Errc::kNotFound, "thread {} of process {} has ended", thread_, process_);
+    // A first thread of which another one has taken the place by execve() is not even reported.
+    if (r == thread_ || (r < 0 && errno == ECHILD))
+      return fail(Errc::kNotFound, "thread {} of process {} has ended", thread_, process_);
     if (r < 0 && errno != EINTR) return fail_errno(errno, "wait for thread {} of process {}", thread_, process_);
     if (deadline.passed())
       return fail(Errc::kTimeout, "thread {} of process {} did not stop in time", thread_, process_);

@@ -1,7 +1,8 @@
 // One stopped thread of another process, made to run system calls. Only inject.cc uses this.
 //
-// Everything here belongs to the thread that called seize(): ptrace knows tracers by thread. When that thread ends, the
+// Everything here belongs to the thread that called stop(): ptrace knows tracers by thread. When that thread ends, the
 // kernel lets go of the tracee whatever state it is in; so a tracee that could not be stopped is given up by ending.
+// From run() to release() nothing takes memory from the heap or a lock, unless it fails: see sys/apart.h.
 #pragma once
 #include <sys/types.h>
 #include <sys/user.h>
