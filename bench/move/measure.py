@@ -10,6 +10,7 @@ from labkit.api import Host
 from labkit.errors import LabError
 
 PERIOD = 0.05  # s between two looks at the memory
+LONGEST_FILL = 120.0  # s
 PROGRAM = "redis-server"
 DAEMON = "transshipd"
 
@@ -75,6 +76,18 @@ def memory_file_bytes(pids: list[int]) -> int:
         except OSError:
             pass  # the process, or the descriptor, has gone
     return sum(found.values())
+
+
+def wait_filled(host: Host, program: str) -> int:
+    """Resident bytes of `program` once they grow no more: memory may still be on its way when a move has ended."""
+    deadline = time.monotonic() + LONGEST_FILL
+    before, now = -1, resident(host, program)
+    while now > before * 1.005:
+        if time.monotonic() > deadline:
+            raise LabError(f"the memory of {program} on {host.name} still grows after {LONGEST_FILL:.0f} s: {now} bytes")
+        time.sleep(1.0)
+        before, now = now, resident(host, program)
+    return now
 
 
 class MemoryWatch:

@@ -20,11 +20,12 @@ so that all see the same machine. What is measured:
 
   gap          longest time between two answers that a client on one connection gets; it asks every 2 ms
   reachable    the same until a new connection is answered: what a client that connects anew sees
+  runs         from the command until it runs on the destination; known of Transship only
   total        from the command until everything is done, the source included
   bytes        sent by the source's link meanwhile (interface counter: headers and answers to clients are in it)
   throughput   acknowledged requests per second during the move, as a share of those before it
   wrong bytes  all values are read back: the last acknowledged write of every key must be there
-  extra        most memory in use on the destination at any time, less the container's own at the end
+  extra        most memory in use on the destination at any time, less the container's own once it is filled
 """
 
 

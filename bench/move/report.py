@@ -39,6 +39,7 @@ def as_json(row: Row, link: dict) -> dict:
         "gap_ms_min": rounded(min(gaps, default=None)), "gap_ms_max": rounded(max(gaps, default=None)),
         "gap_reachable_ms_median": rounded(row.median("reachable_ms")),
         "connections_survived": all(run.lost_connections == 0 for run in good) if good else None,
+        "running_ms_median": rounded(row.median("running_ms")),
         "total_ms_median": rounded(row.median("total_ms")), "bytes_median": whole(sent),
         "bytes_over_rss": rounded(sent / own, 3) if sent is not None and own else None,
         "throughput_during_ratio": rounded(row.median("served_ratio"), 3),
@@ -63,7 +64,7 @@ def whole(value):
     return None if value is None else round(value)
 
 
-HEADINGS = ("system", "gap ms", "min..max", "reachable", "x ours", "total s", "x ours", "sent MiB", "of RSS", "thruput",
+HEADINGS = ("system", "gap ms", "min..max", "reachable", "x ours", "runs s", "total s", "x ours", "sent MiB", "of RSS", "thruput",
             "wrong", "lost", "extra MiB")
 
 
@@ -90,7 +91,8 @@ def line(row: dict, ours: dict | None) -> tuple[str, ...]:
     extra, share = row["destination_extra_bytes"], row["throughput_during_ratio"]
     return (
         name, f"{row['gap_ms_median']:.0f}", f"{row['gap_ms_min']:.0f}..{row['gap_ms_max']:.0f}",
-        f"{row['gap_reachable_ms_median']:.0f}", ratio(row, ours, "gap_ms_median"), f"{row['total_ms_median'] / 1000:.2f}",
+        f"{row['gap_reachable_ms_median']:.0f}", ratio(row, ours, "gap_ms_median"),
+        "-" if row["running_ms_median"] is None else f"{row['running_ms_median'] / 1000:.2f}", f"{row['total_ms_median'] / 1000:.2f}",
         ratio(row, ours, "total_ms_median"), f"{row['bytes_median'] / 2**20:.1f}", f"{row['bytes_over_rss'] or 0:.2f}",
         "-" if share is None else f"{share:.2f}", str(row["wrong_bytes"]), str(row["lost_connections"]), f"{extra / 2**20:.0f}",
     )

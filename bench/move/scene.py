@@ -38,6 +38,7 @@ class Run:
     gap_ms: float = 0.0
     reachable_ms: float = 0.0
     total_ms: float = 0.0
+    running_ms: float | None = None
     sent_bytes: int = 0
     container_bytes: int = 0
     served_ratio: float | None = None
@@ -143,9 +144,10 @@ class Scene:
             run.parts_ms = system.move()
             end = time.monotonic()
             run.sent_bytes = measure.sent_bytes(system.source) - sent
+            filled = measure.wait_filled(system.destination, measure.PROGRAM)
         finally:
             watch.stop()
-        run.did = system.did
+        run.did, run.running_ms = system.did, system.running_ms
         run.total_ms = (end - begin) * 1000
         workload.wait_answer_after(end, ANSWER_AFTER)
         time.sleep(SETTLE)
@@ -157,7 +159,7 @@ class Scene:
         run.gap_ms, run.reachable_ms = longest_silence(report, begin)
         run.served_ratio = served_ratio(report, before, begin, end)
         run.lost_connections = report["lost"]
-        run.extra_bytes = watch.extra(measure.resident(system.destination, measure.PROGRAM))
+        run.extra_bytes = watch.extra(filled)
         run.daemon_bytes = watch.daemon_most if system.has_daemon else 0
         return run
 

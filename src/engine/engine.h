@@ -109,6 +109,8 @@ class Engine {
   virtual std::string_view name() const = 0;
   // "podman 5.4.2"; fails when the engine is not usable.
   virtual Result<std::string> version() = 0;
+  // Asks now for what is remembered and takes long: once after the start. May be called beside everything else.
+  virtual void warm_up() {}
   // Running ones, or all.
   virtual Result<std::vector<Summary>> list(bool all) = 0;
   // By name or id (unambiguous prefix is fine where the engine takes it).

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/thread.h"
 #include "engine/host_ports.h"
 #include "engine/podman_conflicts.h"
 #include "sys/file.h"
@@ -77,6 +78,8 @@ Json PodmanEngine::generated_spec(const std::string& id) const {
 Result<PodmanAnswers> PodmanEngine::gather(const std::string& name) {
   PodmanAnswers a;
   TS_TRY_ASSIGN(a.inspect, inspect_raw(name, usual()));
+  // The slowest of them, a program: beside the others.
+  Thread generate("generate-spec", [&] { a.generated = generated_spec(text_at(a.inspect, {"Id"})); });
   auto image = text_at(a.inspect, {"Image"});
   if (!image.empty()) {
     TS_TRY_ASSIGN(a.image, get(fmt::format("/images/{}/json", url_escape(image)), "inspect image " + image, usual()));
@@ -85,7 +88,6 @@ Result<PodmanAnswers> PodmanEngine::gather(const std::string& name) {
     TS_TRY_ASSIGN(std::string text, sys::read_file(config));
     TS_TRY_ASSIGN(a.oci, parse_json(text, config));
   }
-  a.generated = generated_spec(text_at(a.inspect, {"Id"}));
   const Json& networks = at(a.inspect, {"NetworkSettings", "Networks"});
   // A container on the host's network is shown as attached to a network "host", which is none.
   if (networks.is_object() && text_at(a.inspect, {"HostConfig", "NetworkMode"}) == "bridge") {
@@ -94,6 +96,7 @@ Result<PodmanAnswers> PodmanEngine::gather(const std::string& name) {
       a.networks.push_back(std::move(n));
     }
   }
+  generate.join();
   return a;
 }
 
@@ -175,6 +178,17 @@ Result<std::vector<Json>> PodmanEngine::all_networks() {
   return networks;
 }
 
+void PodmanEngine::warm_up() { (void)host_info(); }
+
+// It takes Podman 100 ms and more. The service has read its configuration at its start, so the answer stays the same.
+Result<Json> PodmanEngine::host_info() {
+  MutexLock lock(mu_);
+  if (info_.is_null()) {
+    TS_TRY_ASSIGN(info_, get("/info", "ask Podman about its host", usual()));
+  }
+  return info_;
+}
+
 Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   PodmanHost host;
@@ -184,7 +198,7 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
     rows.push_back({"runtime", own.error().message(), own.error().remedy()});
     return rows;
   }
-  TS_TRY_ASSIGN(host.info, get("/info", "ask Podman about its host", usual()));
+  TS_TRY_ASSIGN(host.info, host_info());
   TS_TRY_ASSIGN(host.containers, get("/containers/json?all=true", "list containers", usual()));
   TS_TRY_ASSIGN(host.networks, all_networks());
   TS_TRY_ASSIGN(host.listeners, listeners());

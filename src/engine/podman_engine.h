@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/engine.h"
 #include "engine/podman_api.h"
 #include "engine/podman_container.h"
@@ -28,6 +29,7 @@ class PodmanEngine : public Engine {
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string& id, const Container& wanted) override;
   Result<> discard(const std::string& id, Deadline deadline) override;
+  void warm_up() override;
 
  private:
   // To our own service; where it can't be started, to the host's.
@@ -35,6 +37,7 @@ class PodmanEngine : public Engine {
   // The same, with every status from 400 on made an error; the answer as JSON.
   Result<Json> get(const std::string& path, const std::string& what, Deadline deadline);
   Result<> set_restart_policy(const std::string& id, const std::string& policy);
+  Result<Json> host_info();
   Result<Json> inspect_raw(const std::string& name, Deadline deadline);
   Result<Json> inspect_network(const std::string& name);
   Result<PodmanAnswers> gather(const std::string& name);
@@ -46,6 +49,8 @@ class PodmanEngine : public Engine {
   Result<bool> wait_until_ended(const std::string& id, Deadline deadline);
   const PodmanOptions options_;
   PodmanService service_;
+  Mutex mu_;
+  Json info_ GUARDED_BY(mu_);
 };
 
 }  // namespace transship::engine

@@ -59,9 +59,15 @@ Result<Planned> make_plan(const Services& services, const std::string& container
                           wire::Session* session, const std::string& link_error, const PlanWishes& wishes,
                           const Cancel& cancel) {
   Planned planned;
+  plan::PlanInput input;
+  // Beside what is asked on this host.
+  Result<> measured;
+  Thread measure("measure-link", [&] {
+    if (session != nullptr) measured = measure_link(*session, input.link, cancel);
+  });
   TS_TRY_ASSIGN(planned.survey, survey(services, container));
   TS_TRY_ASSIGN(planned.rootfs, travelling_size(planned.survey.container, cancel));
-  plan::PlanInput input;
+  measure.join();
   input.peer = peer;
   input.container = container_side(planned.survey.container);
   input.tasks = planned.survey.tasks;
@@ -77,7 +83,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   Thread facts("plan-facts", [&] { own = services.node_facts(); });
   input.link.error = link_error;
   if (session != nullptr) {
-    TS_TRY_CTX(measure_link(*session, input.link, cancel), fmt::format("measure the link to {}", peer));
+    TS_TRY_CTX(std::move(measured), fmt::format("measure the link to {}", peer));
     TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned, cancel));
     input.destination = from_proto(planned.judged.node());
     take_rows(planned.judged, input);

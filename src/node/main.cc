@@ -149,6 +149,7 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   // What these ask programs for is remembered, so that the first plan does not wait for it.
   Thread warm("warm-up", [&] {
     (void)services.node_facts();
+    for (const auto& engine : services.engines) engine->warm_up();
     (void)migrate::cpuinfo_image(services.settings);
   });
   TS_LOG_INFO("node={} fingerprint={} listen={} socket={} ready", config.node_name,

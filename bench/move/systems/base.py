@@ -30,6 +30,7 @@ class System:
     mode = ""
     note = ""
     has_daemon = False
+    running_ms: float | None = None  # of the last move: until it ran on the destination, where that is known
     did = ""      # how the last move was done, when the system chooses itself
     contest = ""  # of systems with the same word here only the best stays after the first run
 

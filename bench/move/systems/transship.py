@@ -32,6 +32,9 @@ class Transship(System):
             error = next((line["message"] for line in lines if line["message_type"] == "error"), done.stderr[-1000:])
             raise LabError(f"transship move ended with {done.returncode}: {error}")
         self.did = summary.get("mode") or ""
+        parts = list(summary["total_parts_ms"].items())
+        names = [name for name, _ in parts]
+        self.running_ms = sum(ms for _, ms in parts[:names.index("release") + 1])
         return summary["gap_parts_ms"]
 
 
