@@ -228,18 +228,20 @@ Result<> DestinationMove::receive(const wire::ChunkHeader& chunk, std::span<cons
 
 Result<> DestinationMove::write_file(const std::string& dir, const std::string& name, uint64_t offset,
                                      std::span<const std::byte> data, std::map<std::string, Image>& files) {
-  int fd = -1;
+  std::shared_ptr<Fd> fd;
   {
     MutexLock lock(mu_);
+    if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
     Image& file = files[name];
-    if (!file.fd.valid()) {
-      TS_TRY_ASSIGN(file.fd, open_file(dir + "/" + name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
+    if (!file.fd) {
+      TS_TRY_ASSIGN(Fd opened, open_file(dir + "/" + name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
+      file.fd = std::make_shared<Fd>(std::move(opened));
     }
     file.bytes += data.size();
-    fd = file.fd.get();
+    fd = file.fd;
   }
   while (!data.empty()) {
-    ssize_t n = retry_eintr([&] { return ::pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset)); });
+    ssize_t n = retry_eintr([&] { return ::pwrite(fd->get(), data.data(), data.size(), static_cast<off_t>(offset)); });
     if (n < 0)
       return fail_errno(errno, "write {} of {}/{} on {}", format_bytes(data.size()), dir, name,
                         services_.settings.node);
@@ -277,39 +279,40 @@ Result<> DestinationMove::receive_layer(const std::string& name, uint64_t offset
   return write_file(layers_dir_, name, offset, data, layers_);
 }
 
-DestinationMove::Rootfs& DestinationMove::rootfs_round(const std::string& name) {
+// The round of that name; begun when there is none.
+Result<std::shared_ptr<DestinationMove::Rootfs>> DestinationMove::rootfs_round(const std::string& name) {
   MutexLock lock(mu_);
-  auto& round = rounds_[name];
-  if (!round) round = std::make_unique<Rootfs>();
-  return *round;
+  if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
+  if (auto known = rounds_.find(name); known != rounds_.end()) return known->second;
+  auto round = std::make_shared<Rootfs>();
+  TS_TRY_ASSIGN(round->pipe, storage::StreamPipe::create(cancel_, kStreamIdle));
+  round->thread = Thread("rootfs-apply", [this, &round = *round] {
+    auto apply = [&]() -> Result<> {
+      const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
+      TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
+      storage::ApplyLimits limits;
+      limits.max_bytes = storage_limit_;
+      return storage::apply_round(root.get(), *round.pipe, limits, cancel_);
+    };
+    round.outcome = apply();
+    if (!round.outcome) round.pipe->fail_writer(round.outcome.error());
+  });
+  rounds_[name] = round;
+  return round;
 }
 
 Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
   TS_TRY(expect("a root file system round", {State::kStaged, State::kStarting}));
-  Rootfs& round = rootfs_round(name);  // one stream is one lane: no other thread has this round
-  if (offset != round.next_offset)
-    return fail(Errc::kPeerProtocol, "round \"{}\" goes on at {} instead of {}", name, offset, round.next_offset);
-  if (!round.pipe) {
-    TS_TRY_ASSIGN(round.pipe, storage::StreamPipe::create(cancel_, kStreamIdle));
-    round.thread = Thread("rootfs-apply", [this, &round] {
-      auto apply = [&]() -> Result<> {
-        const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
-        TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
-        storage::ApplyLimits limits;
-        limits.max_bytes = storage_limit_;
-        return storage::apply_round(root.get(), *round.pipe, limits, cancel_);
-      };
-      round.outcome = apply();
-      if (!round.outcome) round.pipe->fail_writer(round.outcome.error());
-    });
-  }
+  TS_TRY_ASSIGN(auto round, rootfs_round(name));  // one stream is one lane: no other thread sends into this round
+  if (offset != round->next_offset)
+    return fail(Errc::kPeerProtocol, "round \"{}\" goes on at {} instead of {}", name, offset, round->next_offset);
   renew();
   if (data.empty()) {
-    round.pipe->finish();
+    round->pipe->finish();
     return {};
   }
-  round.next_offset += data.size();
-  return round.pipe->write(data);
+  round->next_offset += data.size();
+  return round->pipe->write(data);
 }
 
 Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedRequest& request) {
@@ -317,15 +320,20 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
   std::string name = rootfs_stream(request.round());
-  Rootfs& round = rootfs_round(name);
-  if (!round.pipe) return fail(Errc::kPeerProtocol, "no byte of \"{}\" came", name);
-  round.thread.join();
-  auto outcome = std::move(round.outcome);
-  MutexLock lock(mu_);
-  rounds_.erase(name);
-  if (!outcome)
+  std::shared_ptr<Rootfs> round;
+  {
+    MutexLock lock(mu_);
+    if (auto known = rounds_.find(name); known != rounds_.end()) round = known->second;
+  }
+  if (!round) return fail(Errc::kPeerProtocol, "no byte of \"{}\" came", name);
+  round->thread.join();
+  {
+    MutexLock lock(mu_);
+    rounds_.erase(name);
+  }
+  if (!round->outcome)
     return std::unexpected(
-        std::move(outcome).error().context(fmt::format("root file system on {}", services_.settings.node)));
+        Error(round->outcome.error()).context(fmt::format("root file system on {}", services_.settings.node)));
   return done();
 }
 

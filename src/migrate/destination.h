@@ -91,14 +91,14 @@ class DestinationMove {
  private:
   enum class State { kReserved, kStaged, kStarting, kParked, kRunning, kAborted };
   struct Image {
-    Fd fd;
+    std::shared_ptr<Fd> fd;  // a lane may still be writing when the move is undone
     uint64_t bytes = 0;
   };
   struct Rootfs {
     std::unique_ptr<storage::StreamPipe> pipe;
     uint64_t next_offset = 0;
-    Thread thread;
     Result<> outcome;
+    Thread thread;  // last: is joined before the rest goes
   };
   class Busy;
 
@@ -117,7 +117,7 @@ class DestinationMove {
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
                       std::map<std::string, Image>& files);
-  Rootfs& rootfs_round(const std::string& name);
+  Result<std::shared_ptr<Rootfs>> rootfs_round(const std::string& name);
   void start_engine();
   Result<> wait_at_gate();
   Result<> await_parked(const peer::RestoreRequest& request);
@@ -155,7 +155,8 @@ class DestinationMove {
   std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);
-  std::map<std::string, std::unique_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
+  // Shared: a round that could not be applied is over while its lane still receives.
+  std::map<std::string, std::shared_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);  // why it cannot run here, nor anywhere once it is committed

@@ -244,7 +244,7 @@ void DestinationMove::undo() {
   }
   engine_thread_.join();
   if (memory_) memory_->abort();  // the restored tasks are dead
-  std::map<std::string, std::unique_ptr<Rootfs>> rounds;
+  std::map<std::string, std::shared_ptr<Rootfs>> rounds;
   {
     MutexLock lock(mu_);
     rounds.swap(rounds_);
@@ -252,7 +252,7 @@ void DestinationMove::undo() {
     layers_.clear();
   }
   for (auto& [name, round] : rounds) {
-    if (round->pipe) round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
+    round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
     round->thread.join();
   }
   if (staged_) {
