@@ -153,7 +153,9 @@ Result<Child> Child::spawn(const Options& options) {
   ExecImage image(options.argv, options.env);
   TS_TRY_ASSIGN(Pipe error_pipe, make_pipe());
   // With a clone flag for the pidfd there is no moment in which the pid could be another process.
-  pid_t pid = ::fork();
+  // Not fork(): nothing but system calls follows, so no library has to prepare for it. The thread sanitizer would even
+  // start a thread in the child, which may join no mount namespace then.
+  pid_t pid = ::_Fork();
   if (pid < 0) return fail_errno(errno, "start {}", options.argv[0]);
   if (pid == 0) exec_child(image, options, error_pipe.write.get());
   Child child;

@@ -152,7 +152,7 @@ TEST_F(Inject, ComputationIsRight) {
     auto work = [&] {
       uint64_t x = seed;
       double d = 1;
-      for (int i = 0; i < 40'000'000; ++i) {
+      for (int i = 0; i < 10'000'000; ++i) {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
@@ -162,17 +162,15 @@ TEST_F(Inject, ComputationIsRight) {
     };
     uint64_t want = work();
     word(shared, 0) = 1;
-    word(shared, 1) = work() == want ? 1 : -1;
+    bool right = true;
+    while (word(shared, 2) == 0 && right) right = work() == want;
+    word(shared, 1) = right ? 1 : -1;
     ::pause();
   });
   ASSERT_TRUE(kid.reached(0, 1));
-  int injections = 0;
-  while (kid.word(1) == 0) {
-    expect_works(kid);
-    ++injections;
-  }
-  EXPECT_EQ(kid.word(1), 1);
-  EXPECT_GE(injections, 5);
+  for (int i = 0; i < 20; ++i) expect_works(kid);
+  kid.word(2) = 1;
+  EXPECT_TRUE(kid.reached(1, 1));
 }
 
 // A signal that arrives around the injection is delivered once, with its value.
@@ -329,7 +327,7 @@ TEST_F(Inject, NoFreeDescriptorBelowTheSoftLimit) {
 
 TEST_F(Inject, TracedByAnother) {
   Kid kid([](std::byte* shared) {
-    pid_t debugger = ::fork();
+    pid_t debugger = ::_Fork();
     if (debugger == 0) {
       word(shared, 1) = static_cast<int64_t>(::getpid());
       word(shared, 0) = ::ptrace(PTRACE_SEIZE, ::getppid(), 0, 0) == 0 ? 1 : -1;

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <string>
@@ -16,13 +17,17 @@
 
 namespace transship::memory::testing {
 
+inline std::atomic_ref<int64_t> word(std::byte* shared, size_t i) {
+  return std::atomic_ref(reinterpret_cast<int64_t*>(shared)[i]);
+}
+
 // Killed and reaped at the end. The function talks with the test through shared(), 1 MiB of memory that both have.
 class Kid {
  public:
   explicit Kid(const std::function<void(std::byte* shared)>& body) {
     shared_ = static_cast<std::byte*>(
         ::mmap(nullptr, kSharedBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pid_ = ::fork();
+    pid_ = ::_Fork();  // fork() of the thread sanitizer starts a thread in the child; tests count threads
     if (pid_ != 0) return;
     (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
     body(shared_);
@@ -37,7 +42,7 @@ class Kid {
   }
   pid_t pid() const { return pid_; }
   // A number in the shared memory, for steps and answers.
-  volatile int64_t& word(size_t i) const { return reinterpret_cast<volatile int64_t*>(shared_)[i]; }
+  std::atomic_ref<int64_t> word(size_t i) const { return testing::word(shared_, i); }
   // Until the kid has written `value`; false after two seconds.
   bool reached(size_t i, int64_t value) const {
     for (int n = 0; n < 20'000; ++n) {
@@ -53,8 +58,6 @@ class Kid {
   pid_t pid_ = -1;
   std::byte* shared_ = nullptr;
 };
-
-inline volatile int64_t& word(std::byte* shared, size_t i) { return reinterpret_cast<volatile int64_t*>(shared)[i]; }
 
 // Empty where processes can be tracked.
 inline std::string why_no_tracking() {
