@@ -44,7 +44,8 @@ def pin_all(hosts: list[dict]) -> None:
 def daemon_answers(host: dict) -> bool:
     if not daemon_pid(host):
         log = namespace.path_inside(host, "/var/log/transship/transshipd.log")
-        raise LabError(f"transshipd on {host['name']} ended: {log.read_text(errors='replace')[-2000:]}")
+        words = log.read_text(errors="replace")[-2000:]
+        raise LabError("\n".join([f"transshipd on {host['name']} ended: {words}", *reports_of(host)]))
     return namespace.path_inside(host, "/run/transship/transshipd.sock").exists()
 
 
@@ -88,12 +89,14 @@ def stop_daemons(lab_state: dict) -> None:
 
 def take_sanitizer_reports(lab_state: dict) -> list[str]:
     """What programs with a sanitizer in them have found wrong since the last call. No other programs write any."""
+    return [report for name in config.CLOUDS for report in reports_of(namespace.host_of(lab_state, name))]
+
+
+def reports_of(host: dict) -> list[str]:
     reports = []
-    for name in config.CLOUDS:
-        logs = namespace.path_inside(namespace.host_of(lab_state, name), "/var/log/transship")
-        for path in sorted(logs.glob(SANITIZER_LOG + ".*")):
-            reports.append(f"{name}: {path.read_text(errors='replace')}")
-            path.unlink()
+    for path in sorted(namespace.path_inside(host, "/var/log/transship").glob(SANITIZER_LOG + ".*")):
+        reports.append(f"{host['name']}: {path.read_text(errors='replace')}")
+        path.unlink()
     return reports
 
 

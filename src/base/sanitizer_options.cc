@@ -30,7 +30,13 @@ const char* __tsan_default_options() { return "halt_on_error=1:second_deadlock_s
 // manual calls such reports false. What these libraries do is not looked at; what our code does is, also around them.
 const char* __tsan_default_suppressions();
 const char* __tsan_default_suppressions() {
-  return "called_from_lib:libcrypto.so.3\n";  // hash tables that are read without a lock
+  return "called_from_lib:libcrypto.so.3\n"  // hash tables that are read without a lock
+         "called_from_lib:libgrpc.so\n"      // its locks are its own
+         "called_from_lib:libgrpc++.so\n"
+         "called_from_lib:libgpr.so\n"
+         "race:absl::\n"      // called by gRPC, calls nothing of ours
+         "race_top:grpc::\n"  // its templates, which are compiled into our programs
+         "race_top:grpc_core::\n";
 }
 #endif
 
