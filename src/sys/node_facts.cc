@@ -118,6 +118,7 @@ std::string cgroup_mode_of(const std::string& mountinfo_text) {
 }
 
 std::string vdso_digest() {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel gives an address as a number
   const auto* base = reinterpret_cast<const char*>(::getauxval(AT_SYSINFO_EHDR));
   if (base == nullptr) return {};
   ElfImage image{base, {}};
@@ -183,7 +184,7 @@ Result<NodeFacts> collect_node_facts(const NodeFactsOptions& options) {
   if (::access(options.runtime.c_str(), X_OK) != 0)
     facts.missing.push_back(
         fmt::format("{} is not there: install Transship here, or set `runtime` in its configuration", options.runtime));
-  if (::geteuid() != 0) facts.missing.push_back("the daemon does not run as root here: start it as root");
+  if (::geteuid() != 0) facts.missing.emplace_back("the daemon does not run as root here: start it as root");
   return facts;
 }
 

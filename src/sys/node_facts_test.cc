@@ -10,7 +10,6 @@
 namespace transship::sys {
 namespace {
 
-using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -79,7 +78,7 @@ class NodeFactsTest : public testing::Test {
 };
 
 TEST_F(NodeFactsTest, CollectsWhatTheHostIs) {
-  options_.images_limit = 512 * 1024;
+  options_.images_limit = 512ULL * 1024;
   auto f = collect_node_facts(options_);
   ASSERT_TRUE(f) << f.error().message();
   EXPECT_EQ(f->node, "aws");

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -11,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 
 #include "base/text.h"
 #include "sys/file.h"
@@ -86,7 +86,7 @@ Result<> wait_pidfd(int pidfd, Deadline deadline, const Cancel* cancel) {
     int n = ::poll(p.data(), p.size(), static_cast<int>(deadline.remaining().count()));
     if (n < 0 && errno != EINTR) return fail_errno(errno, "poll");
     if (n > 0 && p[0].revents != 0) return {};
-    if (n > 0 && p[1].revents != 0) return cancel->check();
+    if (n > 0 && p[1].revents != 0 && cancel != nullptr) return cancel->check();
     if (deadline.passed()) return fail(Errc::kTimeout, "still running at its deadline");
   }
 }

@@ -158,6 +158,7 @@ Error LaneSender::State::read_complaint(Stream& stream) {
   return std::move(answer).error();
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): its share of the buffer must not outlive this
 void LaneSender::State::sent(Lane& lane, Item item) {
   MutexLock lock(mu);
   lane.queued_bytes -= item.payload.size();
@@ -276,6 +277,7 @@ Result<> LaneSender::send(uint8_t kind, std::string_view name, uint64_t offset, 
                        .offset = offset};
     rest = rest.subspan(part.size());
     offset += part.size();
+    // NOLINTNEXTLINE(clang-analyzer-cplusplus.Move): nothing left means that this is the last turn
     auto of_item = rest.empty() ? std::move(owner) : owner;
     TS_TRY(state_->enqueue(Item{header, std::string(name), std::move(of_item), part}, route));
   } while (!rest.empty());
