@@ -94,7 +94,7 @@ TEST_F(Inject, AKilledTracerLeavesTheProcessAsItWas) {
     }
     ASSERT_EQ(children(), std::to_string(kid.pid()));
     ASSERT_EQ(status_field(kid.pid(), "TracerPid"), "0");
-    auto count = kid.word(0);
+    int64_t count = kid.word(0);
     for (int n = 0; n < 1000 && kid.word(0) == count; ++n) std::this_thread::sleep_for(milliseconds(1));
     ASSERT_GT(kid.word(0), count);
   }
