@@ -16,6 +16,8 @@ GUEST = SOURCE / "lab" / "guest"              # files that are put into hosts
 # Where programs are built; tests of another preset say so.
 BUILD = Path(os.environ.get("TRANSSHIP_BUILD", SOURCE / "build/release"))
 
+SANITIZED = BUILD.name in ("asan", "tsan")  # several times slower
+
 ROUTE_PORT = 8179
 REGISTRY_PORT = 5000
 REGISTRY = f"registry.lab:{REGISTRY_PORT}"

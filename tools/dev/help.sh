@@ -86,7 +86,8 @@ TEXT
     tsan) cat <<'TEXT' ;;
 ./dev tsan [--moves] [-k EXPR]    builds with the thread sanitizer and runs the unit tests
 
-  --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have it in them
+  --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have it in them.
+             Later arrivals on a host may find no address space for their page store: the sanitizer leaves 6 TiB, it maps 4
   -k EXPR    only tests whose name matches; with --moves a pytest expression, else a ctest regular expression
 TEXT
     clean) cat <<'TEXT' ;;
