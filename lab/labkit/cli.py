@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
         return dispatch(lab, rest)
     except LabError as e:
         print(f"lab: {e}", file=sys.stderr)
-        return 1
+        return e.code
     except KeyboardInterrupt:
         print("lab: interrupted", file=sys.stderr)
         return 130

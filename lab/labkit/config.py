@@ -76,5 +76,6 @@ def check_lab_name(name: str) -> str:
         raise LabError(
             f"{name!r} cannot be the name of a lab",
             hint="use 1 to 32 lower-case letters, digits and dashes, not a dash first",
+            code=2,
         )
     return name

@@ -75,6 +75,7 @@ class ArrivingMemory {
     uint64_t address = 0;
     Clock::time_point told;  // the source was, last
   };
+  uint64_t absent_from(memory::SpaceId space, uint64_t address);
   bool take_wanted(peer::FillState& state) REQUIRES(mu_);
   std::vector<Wanted> wanted_ GUARDED_BY(mu_);
   bool prepared_ GUARDED_BY(mu_) = false;

@@ -4,6 +4,7 @@
 #include "memory/track/address_space.h"
 #include "memory/track/page_reader.h"
 #include "migrate/page_outlet.h"
+#include "sys/urgent.h"
 
 namespace transship::migrate {
 namespace {
@@ -12,6 +13,9 @@ constexpr milliseconds kPoll{200};
 constexpr milliseconds kCallLimit{10'000};
 constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kAgain{300};
+// Of the link, for what nobody waits for, while somebody waits for something: then nothing queues up on the way.
+constexpr double kShareBeside = 0.9;
+constexpr milliseconds kMakeWay{200};
 
 }  // namespace
 
@@ -24,7 +28,9 @@ Result<> add_push_lanes(PushLink& link, const PushLanes& wanted, const Services&
     return wire::LaneSender::connect(services.identity, target, link.session->remote(), services.settings.node,
                                      wanted.move_id, wanted.token, options, Deadline::in(kConnectLimit), cancel);
   };
+  link.bulk_limit = wanted.max_bits_per_second / 8;
   TS_TRY_ASSIGN(link.bulk, lanes(services.settings.lanes, wanted.max_bits_per_second));
+  sys::Urgent first;  // and its lane's thread
   TS_TRY_ASSIGN(link.urgent, lanes(1, 0));
   return {};
 }
@@ -48,8 +54,14 @@ class PagePusher::Outlet {
                   span.id());
     return {};
   }
-  Result<> finish() {
+  // The lanes have taken everything.
+  Result<> hand_over() {
     TS_TRY(outlet_.finish_round());
+    return {};
+  }
+  // The destination has, too.
+  Result<> finish() {
+    TS_TRY(hand_over());
     return outlet_.flush();
   }
 
@@ -92,6 +104,9 @@ Result<> PagePusher::connect() {
 }
 
 Result<> PagePusher::serve() {
+  slow_ = false;
+  ahead_.clear();
+  sys::Urgent first;
   wanted_ = Thread("pages-wanted", [this] {
     served_ = serve_wanted();
     if (!served_) stop_->cancel(served_.error().message());
@@ -176,10 +191,16 @@ Result<> PagePusher::push_missing() {
         peer::PageSpan piece = span;
         piece.set_address(span.address() + done * memory::kPageBytes);
         piece.set_pages(std::min<uint64_t>(memory::kBatchPages, span.pages() - done));
-        TS_TRY(outlet.send(tasks_, piece));
+        for (const auto& rest : ahead_.rest_of(span.id(), {piece.address(), piece.pages()})) {
+          piece.set_address(rest.address);
+          piece.set_pages(rest.pages);
+          TS_TRY(outlet.send(tasks_, piece));
+        }
       }
     }
     TS_TRY(outlet.finish());
+    // The next list is the truth again.
+    ahead_.clear();
   }
   return {};
 }
@@ -192,10 +213,27 @@ Result<> PagePusher::serve_wanted() {
   while (!finished() && !stop_->cancelled()) {
     TS_TRY_ASSIGN(auto state, ask(kPoll, false));
     if (running_) hooks_.progress({state.filled_pages(), state.expected_pages()});
-    for (const auto& span : state.wanted()) TS_TRY(outlet.send(tasks_, span));
-    if (state.wanted_size() > 0) TS_TRY(outlet.finish());
+    make_way(state.wanted_size() > 0);
+    for (const auto& span : state.wanted()) {
+      TS_TRY(outlet.send(tasks_, span));
+      ahead_.add(span.id(), {span.address(), span.pages()});
+    }
+    // Not until they have arrived: the next question should be there before the next page is touched.
+    if (state.wanted_size() > 0) TS_TRY(outlet.hand_over());
   }
   return {};
+}
+
+// What somebody waits for shares the link with the rest, and would be behind all of it that is queued on the way.
+void PagePusher::make_way(bool wanted) {
+  auto now = Clock::now();
+  if (wanted) waited_for_ = now;
+  bool slow = now - waited_for_ < kMakeWay;
+  if (slow == slow_ || options_.link_bytes_per_second == 0) return;
+  slow_ = slow;
+  auto limit = link_->bulk_limit;
+  auto some = static_cast<uint64_t>(static_cast<double>(options_.link_bytes_per_second) * kShareBeside);
+  link_->bulk->set_rate(!slow ? limit : limit == 0 ? some : std::min(limit, some));
 }
 
 }  // namespace transship::migrate

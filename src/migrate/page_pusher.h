@@ -15,6 +15,7 @@
 #include "base/thread.h"
 #include "memory/page_sender.h"
 #include "migrate/peer_session.h"
+#include "migrate/sent_ahead.h"
 #include "migrate/services.h"
 #include "sys/cgroup.h"
 #include "wire/lanes.h"
@@ -24,6 +25,7 @@ namespace transship::migrate {
 struct PushLink {
   std::unique_ptr<PeerSession> session;
   std::unique_ptr<wire::LaneSender> bulk;
+  uint64_t bulk_limit = 0;                   // bytes/s; 0: none
   std::unique_ptr<wire::LaneSender> urgent;  // nothing else on it: a page that is waited for is behind no others
 };
 
@@ -74,6 +76,7 @@ class PagePusher {
   Result<> push();
   Result<> push_missing();
   Result<> serve_wanted();
+  void make_way(bool wanted);
   Result<peer::FillState> ask(milliseconds wait, bool list);
   bool finished() const;
 
@@ -85,6 +88,9 @@ class PagePusher {
   std::optional<Cancel> stop_;  // of link_
   std::optional<Cancel> end_;   // of run()
   Result<> served_;
+  SentAhead ahead_;               // on link_, since the last list
+  Clock::time_point waited_for_;  // by somebody on the destination, last; of the serving thread, like slow_
+  bool slow_ = false;
   std::atomic<bool> running_ = false;
   std::map<uint64_t, pid_t> tasks_;  // by the pid in the images
   wire::LaneCounters sent_;
