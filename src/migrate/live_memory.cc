@@ -99,7 +99,7 @@ Result<> LiveMemory::send_block(const memory::PageBlock& block) {
 }
 
 Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
-  if (runs.space.kind == memory::SpaceKind::kTask) told_.insert(runs.space);
+  if (runs.space.kind == memory::SpaceKind::kTask) told_.try_emplace(runs.space);
   TS_TRY(reader_.read(runs, [this](const memory::PageBlock& block) { return send_block(block); }, cancel_));
   return {};
 }
@@ -240,23 +240,29 @@ Result<> LiveMemory::send_stale(const memory::PageRuns& runs) {
 }
 
 // Between two rounds: processes that have ended (a forked one is a copy of all its parent's memory) and mappings that
-// are no more would fill what the destination has reserved.
+// are no more would fill what the destination has reserved. Only what is news: waiting for the destination costs a
+// round trip.
 Result<> LiveMemory::tell_gone() {
   if (told_.empty()) return {};
+  bool news = false;
   TS_TRY_ASSIGN(auto tasks, memory::tasks_by_inner_pid(cgroup_));
   for (auto it = told_.begin(); it != told_.end();) {
-    auto task = tasks.find(it->id);
+    auto task = tasks.find(it->first.id);
     std::vector<memory::PageRange> gone{{0, kAddressEnd / memory::kPageBytes}};
     if (task != tasks.end()) {
       auto vmas = memory::read_vmas(task->second);
       // It ends just now, or its first thread has: the next round tells.
-      gone = vmas && !vmas->empty() ? holes_between(*vmas) : std::vector<memory::PageRange>{};
+      gone = vmas && !vmas->empty() ? holes_between(*vmas) : it->second;
     }
-    TS_TRY(send_stale({*it, 0, gone}));
+    if (gone != it->second) {
+      TS_TRY(send_stale({it->first, 0, gone}));
+      it->second = std::move(gone);
+      news = true;
+    }
     it = task == tasks.end() ? told_.erase(it) : std::next(it);
   }
   // Before any page of the next round, which may be where a hole was.
-  return outlet_.flush();
+  return news ? outlet_.flush() : Result<>{};
 }
 
 Result<> LiveMemory::tell_stale() {

@@ -1,9 +1,9 @@
 // The source's memory of one move until the switch: rounds while the container runs, and what is left after the freeze.
 #pragma once
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -99,7 +99,8 @@ class LiveMemory {
   Reporter& reporter_;
   const Cancel cancel_;
   std::unique_ptr<memory::DirtyTracker> tracker_;
-  std::set<memory::SpaceId> told_;  // processes of which the destination has pages
+  // Processes of which the destination has pages, and where it was told that they have no memory (any more).
+  std::map<memory::SpaceId, std::vector<memory::PageRange>> told_;
   memory::PageReader reader_;
   memory::SharedObjects shared_;
   bool shared_complete_ = false;  // sent as it was when frozen

@@ -163,7 +163,8 @@ def redis(tmp_path, monkeypatch):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path],
+    process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path,
+                                "--enable-debug-command", "yes"],
                                stdout=subprocess.DEVNULL)
     end = time.monotonic() + 10
     while socket.socket().connect_ex(("127.0.0.1", port)):

@@ -56,9 +56,15 @@ class Connection:
         line, self.buffer = self.buffer[:end], self.buffer[end + 2:]
         return line
 
-    def bulk(self, deadline) -> bytes | None:
-        """The answer to a GET."""
+    def command(self, deadline, *words: str) -> bytes:
+        """The answer to a command that succeeds with one string. ValueError: it does not."""
+        self.send(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
         head = self.line(deadline)
+        return head[1:] if head[:1] == b"+" else self.bulk(deadline, head) or b""
+
+    def bulk(self, deadline, head=None) -> bytes | None:
+        """The answer to a GET, or the rest of it after its first line."""
+        head = head or self.line(deadline)
         if head[:1] != b"$":
             raise ValueError(f"not a value: {head[:200]!r}")
         size = int(head[1:])

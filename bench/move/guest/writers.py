@@ -37,7 +37,18 @@ class Store:
             answers = connection.take(len(OK) * len(keys), time.monotonic() + ANSWER_TIMEOUT)
             if answers != OK * len(keys):
                 raise ValueError(f"SET was answered by {answers[:200]!r}")
+        self.settle(connection)
         connection.close()
+
+    @staticmethod
+    def settle(connection) -> None:
+        """Redis moves its keys into a table that has grown over the half minute after the fill, and writes all over its
+        memory meanwhile, whoever else does: here at once."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        connection.command(deadline, "CONFIG", "SET", "hz", "500")
+        while b"rehashing" in connection.command(deadline, "DEBUG", "HTSTATS", "0"):
+            time.sleep(0.2)
+        connection.command(deadline, "CONFIG", "SET", "hz", "10")
 
     def check(self) -> dict:
         connection = Connection(self.address)
