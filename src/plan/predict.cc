@@ -12,13 +12,13 @@ namespace {
 constexpr double kDefaultBitsPerSecond = 1e9;                  // when nobody has measured: the commonest link
 constexpr double kLinkEfficiency = 0.94;                       // of TCP and TLS over Ethernet frames of 1500 bytes
 constexpr double kDumpBytesPerSecond = 2.0 * (1ULL << 30);     // CRIU copies pages to tmpfs
-constexpr double kLookBytesPerSecond = 60.0 * (1ULL << 30);    // walks page tables, copies nothing
+constexpr double kLookBytesPerSecond = 45.0 * (1ULL << 30);    // walks page tables, copies nothing
 constexpr double kLastRoundBytes = 2.0 * (1ULL << 20);         // dirty after the last round, and the images
 constexpr double kRestoreBytesPerSecond = 1.5 * (1ULL << 30);  // reads them back, page faults included
 constexpr double kFreezeMs = 5;                                // cgroup freezer (0.1 to 0.8 ms) and the hold on packets
-constexpr double kDumpMs = 70;                                 // CRIU's fixed part: seizing, mounts, network lock
-constexpr double kRestoreMs = 110;                             // forking, namespaces, sockets, up to the gate
-constexpr double kCommitMs = 15;                               // durable decision, answer, cutover hook, thaw
+constexpr double kDumpMs = 50;                                 // CRIU's fixed part: seizing, parasite, mounts
+constexpr double kRestoreMs = 75;                              // forking, namespaces, sockets, up to the gate
+constexpr double kCommitMs = 20;                               // durable decision, answer, cutover hook, thaw
 constexpr double kPerProcessMs = 4;                            // parasite in and out, one fork
 constexpr double kPerThreadMs = 0.3;
 constexpr double kPerConnectionMs = 0.3;  // repair on, queues, repair off
