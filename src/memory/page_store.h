@@ -33,7 +33,11 @@ class PageStore {
  public:
   static constexpr uint64_t kChunkBytes = 64ULL << 20;
   // Of all spaces together: 4 TiB of address space in which pages have arrived.
+#ifdef __SANITIZE_THREAD__
+  static constexpr uint32_t kMaxChunks = 4096;  // the thread sanitizer leaves 6 TiB for everything
+#else
   static constexpr uint32_t kMaxChunks = 65536;
+#endif
 
   // `byte_limit`: the most that content may take (the reservation).
   static Result<PageStore> create(uint64_t byte_limit);
