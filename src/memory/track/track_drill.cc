@@ -70,6 +70,7 @@ class Image {
         auto& page = space[at];
         if (!page) page = std::make_unique<Page>();
         std::memcpy(page->data(), from, kPageBytes);
+        rounds_[block.space][at] = round;
       }
     }
     return {};
@@ -82,8 +83,17 @@ class Image {
     return p == s->second.end() ? nullptr : p->second->data();
   }
 
+  // In which round a page came last; 0: never.
+  int came(SpaceId space, uint64_t address) const {
+    auto s = rounds_.find(space);
+    if (s == rounds_.end() || !s->second.contains(address)) return 0;
+    return s->second.at(address);
+  }
+  int round = 0;
+
  private:
   using Page = std::array<std::byte, kPageBytes>;
+  std::map<SpaceId, std::unordered_map<uint64_t, int>> rounds_;
   std::map<SpaceId, std::unordered_map<uint64_t, std::unique_ptr<Page>>> pages_;
 };
 
@@ -152,6 +162,28 @@ struct Comparison {
   std::vector<std::string> examples;
 };
 
+// What may tell why a page is wrong: where it is, how much of it, and when it came last.
+std::string describe(const Image& image, SpaceId space, pid_t pid, uint64_t name, uint64_t address,
+                     const std::byte* sent, std::span<const std::byte> page) {
+  std::string where = "no mapping";
+  if (auto vmas = read_vmas(pid)) {
+    for (const auto& v : *vmas) {
+      if (v.start <= address && address < v.end)
+        where = fmt::format("{:x}-{:x} {}{}{}{} {}", v.start, v.end, v.readable ? 'r' : '-', v.writable ? 'w' : '-',
+                            v.executable ? 'x' : '-', v.shared ? 's' : 'p', v.path);
+    }
+  }
+  if (sent == nullptr) return fmt::format("{} missing {:x} in {}", pid, address, where);
+  size_t first = page.size(), count = 0;
+  for (size_t i = 0; i < page.size(); ++i) {
+    if (sent[i] == page[i]) continue;
+    first = std::min(first, i);
+    ++count;
+  }
+  return fmt::format("{} different {:x} in {}: {} bytes from {} on, came in round {} of {}", pid, address, where, count,
+                     first, image.came(space, name), image.round);
+}
+
 void compare_page(const Image& image, SpaceId space, pid_t pid, int mem, uint64_t address, Comparison& result,
                   std::optional<uint64_t> name = {}) {
   std::array<std::byte, kPageBytes> page;
@@ -167,7 +199,7 @@ void compare_page(const Image& image, SpaceId space, pid_t pid, int mem, uint64_
   }
   ++(sent == nullptr ? result.missing : result.different);
   if (result.examples.size() < 8)
-    result.examples.push_back(fmt::format("{} {} {:x}", pid, sent == nullptr ? "missing" : "different", address));
+    result.examples.push_back(describe(image, space, pid, name.value_or(address), address, sent, page));
 }
 
 Result<> compare(const Image& image, pid_t pid, Comparison& result) {
@@ -253,6 +285,7 @@ struct Rebuild {
 int drill_rounds(Rebuild& rebuild, const Options& o) {
   auto pause = milliseconds(number_of(o, "pause", 100));
   for (uint64_t n = 1; n <= number_of(o, "rounds", 5); ++n) {
+    ++rebuild.image.round;
     auto stats = rebuild.tracker->round(rebuild.sink(), rebuild.cancel);
     if (!stats) return failed("round", stats.error());
     auto line = rebuild.with_reads(numbers(*stats));
@@ -267,6 +300,7 @@ int drill_rounds(Rebuild& rebuild, const Options& o) {
 }
 
 int drill_last(Rebuild& rebuild) {
+  ++rebuild.image.round;
   auto stats = rebuild.tracker->last_round(rebuild.sink(), rebuild.cancel);
   if (!stats) return failed("last", stats.error());
   auto line = rebuild.with_reads(numbers(*stats));
