@@ -64,7 +64,7 @@ Result<> PageReader::fill(Cursor& cursor, ReadStats& stats) {
   }
   iovec local{buffer_.data() + filled_pages_ * kPageBytes, wanted * kPageBytes};
   ssize_t n = ::process_vm_readv(cursor.runs.pid, &local, 1, remote.data(), pieces, 0);
-  int error = errno;
+  int error = n < 0 ? errno : 0;  // of an earlier call otherwise
   if (n < 0 && error == EPERM) return fail_errno(error, "read the memory of process {}", cursor.runs.pid);
   auto take = [&](uint64_t pages) {
     while (pages > 0) {

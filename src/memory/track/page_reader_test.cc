@@ -115,6 +115,22 @@ TEST_F(PageReaderTest, ProtectedPagesAreReadTooGuardedOnesAreNot) {
   EXPECT_EQ(got_, (std::map<uint64_t, uint64_t>{{0, 1}, {1, 2}, {2, 3}, {3, 4}}));
 }
 
+// A call that reads a part leaves errno as it was: of a process that had ended, say.
+TEST_F(PageReaderTest, AnErrorOfBeforeIsNotTakenForThisOne) {
+  Kid kid([&](std::byte* shared) {
+    number_pages(memory_);
+    (void)::mprotect(memory_ + kPageBytes, kPageBytes, PROT_WRITE);
+    word(shared, 0) = 1;
+    ::pause();
+  });
+  ASSERT_TRUE(kid.reached(0, 1));
+  errno = ESRCH;
+  auto stats = read(kid.pid(), {range(0, 3)});
+  ASSERT_TRUE(stats) << stats.error().message();
+  EXPECT_TRUE(stats->gone.empty());
+  EXPECT_EQ(got_, (std::map<uint64_t, uint64_t>{{0, 1}, {1, 2}, {2, 3}}));
+}
+
 TEST_F(PageReaderTest, ProcessThatHasEnded) {
   pid_t pid = 0;
   {
