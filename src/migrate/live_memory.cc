@@ -39,6 +39,14 @@ std::vector<memory::PageRange> holes_between(const std::vector<memory::Vma>& vma
   return holes;
 }
 
+// Does one of `ranges` touch one of `holes`, which ascend?
+bool any_in(std::span<const memory::PageRange> ranges, const std::vector<memory::PageRange>& holes) {
+  return std::ranges::any_of(ranges, [&](const memory::PageRange& range) {
+    auto after = std::ranges::lower_bound(holes, range.end(), {}, &memory::PageRange::address);
+    return after != holes.begin() && std::prev(after)->end() > range.address;
+  });
+}
+
 memory::PageSenderOptions sender_options(const LiveMemory::Settings& settings) {
   memory::PageSenderOptions options;
   options.compression = settings.options.compress;
@@ -99,7 +107,11 @@ Result<> LiveMemory::send_block(const memory::PageBlock& block) {
 }
 
 Result<> LiveMemory::send_run(const memory::PageRuns& runs) {
-  if (runs.space.kind == memory::SpaceKind::kTask) told_.try_emplace(runs.space);
+  if (runs.space.kind == memory::SpaceKind::kTask) {
+    auto& told = told_.try_emplace(runs.space).first->second;
+    // What has come where there was nothing may have gone again before it is told: then the list is the same.
+    if (any_in(runs.ranges, told)) told.clear();
+  }
   TS_TRY(reader_.read(runs, [this](const memory::PageBlock& block) { return send_block(block); }, cancel_));
   return {};
 }
