@@ -34,6 +34,7 @@ const char* __tsan_default_suppressions() {
          "called_from_lib:libgrpc.so\n"      // its locks are its own
          "called_from_lib:libgrpc++.so\n"
          "called_from_lib:libgpr.so\n"
+         "race:libabsl_\n"
          "race:absl::\n"      // called by gRPC, calls nothing of ours
          "race_top:grpc::\n"  // its templates, which are compiled into our programs
          "race_top:grpc_core::\n";

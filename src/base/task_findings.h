@@ -64,11 +64,12 @@ struct TaskFindings {
   uint32_t threads = 0;
   uint32_t zombies = 0;
   // Proportional shares, so that pages shared by two of them count once; swapped pages included.
-  uint64_t memory_bytes = 0;     // resident, everything
-  uint64_t anonymous_bytes = 0;  // what CRIU has to dump of private memory
-  uint64_t shared_bytes = 0;     // shared memory, mapped or not: always dumped while frozen
-  uint64_t tmpfs_bytes = 0;      // files in tmpfs mounts; those of the container's own travel with CRIU's images
-  uint64_t dev_shm_bytes = 0;    // of them, those in /dev/shm (Podman mounts that one from the host)
+  uint64_t memory_bytes = 0;          // resident, everything
+  uint64_t anonymous_bytes = 0;       // what CRIU has to dump of private memory
+  uint64_t shared_bytes = 0;          // shared memory, mapped or not: always dumped while frozen
+  uint64_t unnamed_shared_bytes = 0;  // of it, anonymous: only the container's own processes can have it
+  uint64_t tmpfs_bytes = 0;           // files in tmpfs mounts; those of the container's own travel with CRIU's images
+  uint64_t dev_shm_bytes = 0;         // of them, those in /dev/shm (Podman mounts that one from the host)
 
   uint32_t tcp_established = 0;  // to other hosts; loopback ones not counted
   uint32_t tcp_loopback = 0;

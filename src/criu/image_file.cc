@@ -23,7 +23,7 @@ constexpr uint32_t kStatusVdso = 1U << 3;
 constexpr uint32_t kStatusVvar = 1U << 12;
 constexpr uint32_t kStatusGuard = 1U << 16;
 constexpr uint32_t kMaxPid = 1U << 22;
-constexpr size_t kMaxSharedObjects = 65536;
+constexpr size_t kMaxListed = 65536;
 constexpr std::string_view kSharedPrefix = "pagemap-shmem-";
 constexpr std::string_view kSuffix = ".img";
 
@@ -36,15 +36,6 @@ bool take_u32(std::string_view& rest, uint32_t& value) {
 }
 
 void put_u32(std::string& out, uint32_t value) { out.append(reinterpret_cast<const char*>(&value), sizeof value); }
-
-template <class M>
-Result<M> decode(std::string_view record, std::string_view name) {
-  M message;
-  // In two steps: for a missing field protobuf would write to stderr by itself.
-  if (!message.ParsePartialFromArray(record.data(), static_cast<int>(record.size())) || !message.IsInitialized())
-    return fail(Errc::kCorrupt, "{} has a record that cannot be decoded", name);
-  return message;
-}
 
 // Brings the older forms of an entry into today's.
 void modernize(img::PagemapEntry& e) {
@@ -93,12 +84,12 @@ Result<Pagemap> parse_pagemap(std::string_view bytes, std::string_view name) {
   TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kPagemap, name));
   if (records.empty()) return fail(Errc::kCorrupt, "{} is empty", name);
   Pagemap pagemap;
-  TS_TRY_ASSIGN(pagemap.head, decode<img::PagemapHead>(records[0], name));
+  TS_TRY_ASSIGN(pagemap.head, decode_record<img::PagemapHead>(records[0], name));
   if (pagemap.head.pages_id() == 0) return fail(Errc::kCorrupt, "{} names no pages file", name);
   pagemap.entries.reserve(records.size() - 1);
   uint64_t end = 0;
   for (size_t i = 1; i < records.size(); ++i) {
-    TS_TRY_ASSIGN(auto e, decode<img::PagemapEntry>(records[i], name));
+    TS_TRY_ASSIGN(auto e, decode_record<img::PagemapEntry>(records[i], name));
     modernize(e);
     bool sane = e.vaddr() % kImagePage == 0 && e.vaddr() >= end && e.vaddr() < kAddressLimit && e.nr_pages() > 0 &&
                 e.nr_pages() <= (kAddressLimit - e.vaddr()) / kImagePage;
@@ -127,7 +118,7 @@ std::string serialize_pagemap(const Pagemap& pagemap) {
 Result<std::vector<img::Vma>> parse_mappings(std::string_view bytes, std::string_view name) {
   TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kMm, name));
   if (records.size() != 1) return fail(Errc::kCorrupt, "{} has {} records instead of one", name, records.size());
-  TS_TRY_ASSIGN(auto mm, decode<img::Mm>(records[0], name));
+  TS_TRY_ASSIGN(auto mm, decode_record<img::Mm>(records[0], name));
   std::vector<img::Vma> vmas;
   vmas.reserve(static_cast<size_t>(mm.vmas_size()));
   uint64_t end = 0;
@@ -158,7 +149,7 @@ Result<std::vector<pid_t>> parse_process_tree(std::string_view bytes, std::strin
   std::vector<pid_t> pids;
   std::unordered_set<uint32_t> seen;
   for (auto record : records) {
-    TS_TRY_ASSIGN(auto process, decode<img::Process>(record, name));
+    TS_TRY_ASSIGN(auto process, decode_record<img::Process>(record, name));
     if (process.pid() == 0 || process.pid() > kMaxPid || !seen.insert(process.pid()).second)
       return fail(Errc::kCorrupt, "{}: process id {} is out of range or comes twice", name, process.pid());
     pids.push_back(static_cast<pid_t>(process.pid()));
@@ -172,7 +163,7 @@ Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes
   TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kProcessTree, name));
   std::map<pid_t, std::vector<pid_t>> threads;
   for (size_t i = 0; i < records.size(); ++i) {
-    TS_TRY_ASSIGN(auto process, decode<img::Process>(records[i], name));
+    TS_TRY_ASSIGN(auto process, decode_record<img::Process>(records[i], name));
     // A process that has ended and is not waited for yet: the number is whatever was in CRIU's memory.
     if (process.threads().empty() || process.threads(0) != process.pid()) continue;
     for (uint32_t tid : process.threads()) {
@@ -186,23 +177,32 @@ Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes
 Result<uint64_t> parse_rseq_area(std::string_view bytes, std::string_view name) {
   TS_TRY_ASSIGN(auto records, parse_image(bytes, ImageMagic::kCore, name));
   if (records.size() != 1) return fail(Errc::kCorrupt, "{} has {} records instead of one", name, records.size());
-  TS_TRY_ASSIGN(auto core, decode<img::Core>(records[0], name));
+  TS_TRY_ASSIGN(auto core, decode_record<img::Core>(records[0], name));
   return core.thread_core().rseq_entry().rseq_abi_pointer();
 }
 
-Result<std::set<uint64_t>> list_shared_objects(int directory) {
+Result<std::vector<std::string>> list_images(int directory, std::string_view prefix) {
   TS_TRY_ASSIGN(Fd own, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
   std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(own.get()), ::closedir);
   if (!list) return fail_errno(errno, "list the images");
   (void)own.release();  // the list's now
-  std::set<uint64_t> ids;
+  std::vector<std::string> names;
   while (const dirent* entry = ::readdir(list.get())) {
     std::string_view name = entry->d_name;
-    if (!name.starts_with(kSharedPrefix) || !name.ends_with(kSuffix)) continue;
+    if (!name.starts_with(prefix) || !name.ends_with(kSuffix)) continue;
+    if (names.size() == kMaxListed) return fail(Errc::kCorrupt, "there are too many images {}*", prefix);
+    names.emplace_back(name);
+  }
+  return names;
+}
+
+Result<std::set<uint64_t>> list_shared_objects(int directory) {
+  TS_TRY_ASSIGN(auto names, list_images(directory, kSharedPrefix));
+  std::set<uint64_t> ids;
+  for (std::string_view name : names) {
     auto digits = name.substr(kSharedPrefix.size(), name.size() - kSharedPrefix.size() - kSuffix.size());
     TS_TRY_ASSIGN(uint64_t id, parse_u64(digits, fmt::format("id in {}", name)));
     ids.insert(id);
-    if (ids.size() > kMaxSharedObjects) return fail(Errc::kCorrupt, "there are too many shared memory objects");
   }
   return ids;
 }

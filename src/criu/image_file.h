@@ -23,6 +23,9 @@ enum class ImageMagic : uint32_t {
   kProcessTree = 0x50273030,
   kCore = 0x55053847,
   kInventory = 0x58313116,
+  kFiles = 0x56303138,
+  kDescriptors = 0x56213732,  // of a process: fdinfo
+  kMemfdInode = 0x48453499,
 };
 
 // Flags of a pagemap entry. Without any the content is elsewhere, and whoever restores must know where.
@@ -38,6 +41,15 @@ constexpr size_t kMaxImageBytes = 512U << 20;
 
 // The records of a file, undecoded.
 Result<std::vector<std::string_view>> parse_image(std::string_view bytes, ImageMagic magic, std::string_view name);
+// One record of a file; kCorrupt when a required field is missing.
+template <class M>
+Result<M> decode_record(std::string_view record, std::string_view name) {
+  M message;
+  // In two steps: for a missing field protobuf would write to stderr by itself.
+  if (!message.ParsePartialFromArray(record.data(), static_cast<int>(record.size())) || !message.IsInitialized())
+    return fail(Errc::kCorrupt, "{} has a record that cannot be decoded", name);
+  return message;
+}
 std::string serialize_image(ImageMagic magic, const std::vector<std::string>& records);
 
 struct Pagemap {
@@ -62,6 +74,8 @@ Result<std::map<pid_t, std::vector<pid_t>>> parse_threads(std::string_view bytes
 // Where the kernel keeps a thread's restartable sequences (rseq(2)), by its core image; 0: nowhere.
 Result<uint64_t> parse_rseq_area(std::string_view bytes, std::string_view name);
 
+// Names of the images in `directory` that begin with `prefix`; 65536 at most.
+Result<std::vector<std::string>> list_images(int directory, std::string_view prefix);
 // Shared memory objects that have a pagemap in `directory`: their numbers are in no list of CRIU's.
 Result<std::set<uint64_t>> list_shared_objects(int directory);
 std::string shared_pagemap_name(uint64_t id);

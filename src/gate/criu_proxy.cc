@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/text.h"
+#include "gate/criu_role.h"
 #include "gate/protocol.h"
 #include "proto/criu_rpc.pb.h"
 #include "sys/file.h"
@@ -48,15 +49,24 @@ Result<> move_out(pid_t pid) {
 
 }  // namespace
 
-Result<CriuSockets> receive_criu_sockets(int connection) {
+Result<CriuSockets> receive_criu_sockets(int connection, std::span<const Fd> files) {
+  std::vector<int> lent;
+  for (const auto& file : files) lent.push_back(file.get());
+  TS_TRY_CTX(sys::send_packet(connection, kFilesFollow, lent), "give CRIU its files");
+  TS_TRY(wait_packet(connection, Deadline::in(kRuncAnswers), "what runc started as CRIU"));
   TS_TRY_ASSIGN(auto packet, receive_packet(connection));
   auto numbers = split(packet.data, ' ');
-  if (packet.fds.size() != 2 || numbers.size() != 2)
+  if (packet.fds.size() != 2 || numbers.size() != 2 + files.size())
     return fail(Errc::kPeerProtocol, "what runc started as CRIU did not hand over its sockets");
   TS_TRY_ASSIGN(auto images, parse_u64(numbers[0], "images descriptor"));
   TS_TRY_ASSIGN(auto work, parse_u64(numbers[1], "work descriptor"));
-  return CriuSockets{std::move(packet.fds[0]), std::move(packet.fds[1]), static_cast<int>(images),
-                     static_cast<int>(work)};
+  CriuSockets sockets{std::move(packet.fds[0]), std::move(packet.fds[1]), static_cast<int>(images),
+                      static_cast<int>(work)};
+  for (const auto& number : std::span(numbers).subspan(2)) {
+    TS_TRY_ASSIGN(auto file, parse_u64(number, "descriptor of a file"));
+    sockets.files.push_back(static_cast<int>(file));
+  }
+  return sockets;
 }
 
 Result<sys::NftSocket> hold_network(const std::string& netns) {
@@ -108,6 +118,22 @@ Result<> CriuProxy::set_lazy() {
   rpc::Request request;
   if (!request.ParseFromString(request_)) return fail(Errc::kInternal, "our own request to CRIU cannot be read");
   request.mutable_opts()->set_lazy_pages(true);
+  request_ = request.SerializeAsString();
+  return {};
+}
+
+Result<> CriuProxy::set_inherited(const std::vector<std::string>& keys) {
+  if (keys.size() > sockets_.files.size())
+    return fail(Errc::kPeerProtocol, "CRIU is to inherit {} files and was given {}", keys.size(),
+                sockets_.files.size());
+  rpc::Request request;
+  if (!request.ParseFromString(request_)) return fail(Errc::kInternal, "our own request to CRIU cannot be read");
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (keys[i].empty()) continue;
+    auto* inherit = request.mutable_opts()->add_inherit_fd();
+    inherit->set_key(keys[i]);
+    inherit->set_fd(sockets_.files[i]);
+  }
   request_ = request.SerializeAsString();
   return {};
 }

@@ -4,8 +4,10 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/cancel.h"
 #include "base/fd.h"
@@ -22,8 +24,10 @@ struct CriuSockets {
   Fd criu;
   int images_fd = -1;  // numbers in CRIU's descriptor table
   int work_fd = -1;
+  std::vector<int> files = {};
 };
-Result<CriuSockets> receive_criu_sockets(int connection);
+// Gives CRIU `files`, which are lent.
+Result<CriuSockets> receive_criu_sockets(int connection, std::span<const Fd> files);
 
 // From here on nothing gets into or out of this network namespace (a file that stands for it) until the release: a
 // connection that is not restored yet would be answered with its end, and one that is must not act. Also the lock on
@@ -41,6 +45,8 @@ class CriuProxy {
   Result<> take_request();
   // Memory that the images mark as lazy comes from a pager that CRIU connects to.
   Result<> set_lazy();
+  // Which of the files that CRIU was given it looks for, and by which key; empty: it does not look for it.
+  Result<> set_inherited(const std::vector<std::string>& keys);
   // A duplicate of this socket keeps CRIU waiting should this process die.
   int criu_socket() const { return sockets_.criu.get(); }
   const std::string& cgroup() const { return cgroup_; }

@@ -27,21 +27,43 @@ const char* variable(const char* name) {
   return value != nullptr ? value : "";
 }
 
+Result<> wait_for(int socket, const char* what) {
+  pollfd p{socket, POLLIN, 0};
+  if (retry_eintr([&] { return ::poll(&p, 1, kRequestTimeoutMs); }) == 1) return {};
+  return fail(Errc::kTimeout, "wait for {}: nothing came", what);
+}
+
 Result<bool> is_restore() {
-  pollfd p{kRpcFd, POLLIN, 0};
-  if (retry_eintr([&] { return ::poll(&p, 1, kRequestTimeoutMs); }) != 1)
-    return fail(Errc::kTimeout, "wait for the request of runc: none came");
+  TS_TRY(wait_for(kRpcFd, "the request of runc"));
   std::array<unsigned char, 2> head{};
   auto got = retry_eintr([&] { return ::recv(kRpcFd, head.data(), head.size(), MSG_PEEK); });
   return got == static_cast<ssize_t>(head.size()) && head == kRestorePrefix;
 }
 
-// A directory of our own, open under a number that is in nobody's way and survives exec: CRIU opens it by that number.
+// Under a number that is in nobody's way and survives exec: CRIU finds it by that number.
+Result<Fd> keep_for_criu(const Fd& fd) {
+  Fd moved(::fcntl(fd.get(), F_DUPFD, kFirstOwnFd));
+  if (!moved.valid()) return fail_errno(errno, "duplicate a descriptor for CRIU");
+  return moved;
+}
+
 Result<Fd> open_for_criu(const char* path) {
   TS_TRY_ASSIGN(Fd dir, open_file(path, O_RDONLY | O_DIRECTORY));
-  Fd moved(::fcntl(dir.get(), F_DUPFD, kFirstOwnFd));
-  if (!moved.valid()) return fail_errno(errno, "duplicate the descriptor of {}", path);
-  return moved;
+  return keep_for_criu(dir);
+}
+
+// Their numbers, each behind a space.
+Result<std::string> keep_files(int runtime, std::vector<Fd>& kept) {
+  TS_TRY(wait_for(runtime, "files of the runtime"));
+  TS_TRY_ASSIGN(auto packet, receive_packet(runtime));
+  if (packet.data != kFilesFollow) return fail(Errc::kPeerProtocol, "the runtime ended, or sent something else");
+  std::string numbers;
+  for (const auto& file : packet.fds) {
+    TS_TRY_ASSIGN(Fd moved, keep_for_criu(file));
+    numbers += fmt::format(" {}", moved.get());
+    kept.push_back(std::move(moved));
+  }
+  return numbers;
 }
 
 // Hands the socket to runc, and one end of a new one, to the runtime; this process keeps the other end as kRpcFd. CRIU
@@ -56,12 +78,15 @@ Result<> step_aside() {
   TS_TRY_ASSIGN(Fd images, open_for_criu(variable(kImagesVariable)));
   TS_TRY_ASSIGN(Fd work, open_for_criu(variable(kWorkVariable)));
   TS_TRY_ASSIGN(Channel runtime, Channel::connect(variable(kCriuSocketVariable)));
-  auto numbers = fmt::format("{} {}", images.get(), work.get());
+  std::vector<Fd> files;
+  TS_TRY_ASSIGN(auto files_at, keep_files(runtime.poll_fd(), files));
+  auto numbers = fmt::format("{} {}{}", images.get(), work.get(), files_at);
   TS_TRY(sys::send_packet(runtime.poll_fd(), numbers, std::array{kRpcFd, to_runtime.get()}));
   if (::dup2(to_criu.get(), kRpcFd) < 0) return fail_errno(errno, "dup2");
-  // These two stay open in CRIU.
+  // These stay open in CRIU.
   (void)images.release();
   (void)work.release();
+  for (auto& file : files) (void)file.release();
   return {};
 }
 

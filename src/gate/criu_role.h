@@ -10,6 +10,9 @@ constexpr const char* kImagesVariable = "TRANSSHIP_IMAGES";
 constexpr const char* kWorkVariable = "TRANSSHIP_WORK";
 constexpr const char* kCgroupNamespaceVariable = "TRANSSHIP_CGROUP_NAMESPACE";
 
+// What comes with the first packet of the runtime: files that CRIU may inherit.
+constexpr const char* kFilesFollow = "files";
+
 // For a RESTORE request: waits until runc has sent it (by then runc has put this process into the container's cgroup),
 // makes the cgroup namespace if there is to be one, puts the runtime between runc and CRIU, and becomes the real CRIU.
 // For everything else it becomes the real CRIU at once. Returns only on failure, with the exit code.

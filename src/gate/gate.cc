@@ -26,11 +26,12 @@ using nlohmann::json;
 constexpr milliseconds kAbortTime{6000};  // CRIU undoes, runc tidies up
 constexpr milliseconds kKillTime{2000};
 
-// All but the mark of a parked container, whose `start` is still to come. rmdir spares what is not empty.
+// All but the mark of a parked container, whose `start` is still to come; rmdir spares what is not empty. A runtime
+// that was killed may have left files that have no name here: the beginning of the mark, for one.
 void remove_gate_dir(const std::string& dir) {
-  for (const char* name : {kGateSocket, kGateSettings, "criu.sock", "bin/criu", "bin/tar"})
-    (void)::unlink((dir + "/" + name).c_str());
-  (void)::rmdir((dir + "/bin").c_str());
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(dir, ignored))
+    if (entry.path().filename() != kParkedFile) (void)std::filesystem::remove_all(entry.path(), ignored);
   (void)::rmdir(dir.c_str());
 }
 
@@ -47,6 +48,8 @@ Result<> kill_cgroup(const std::string& path, Deadline deadline) {
   }
   return {};
 }
+
+Fd first_of(std::vector<Fd> fds) { return fds.empty() ? Fd() : std::move(fds.front()); }
 
 std::chrono::microseconds since(Clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start);
@@ -111,7 +114,13 @@ Result<ReleaseTimes> Parked::release(Deadline deadline) {
   return times;
 }
 
-Result<> Parked::kill(Deadline deadline) { return kill_cgroup(state_->cgroup, deadline); }
+Result<> Parked::kill(Deadline deadline) {
+  TS_TRY(kill_cgroup(state_->cgroup, deadline));
+  // An empty cgroup that is still frozen looks like a paused container to its engine. Not where runc may be alive and
+  // tidying up: it freezes the cgroup as well, and waits 10 s for one that was thawed under its hands.
+  if (auto cgroup = sys::Cgroup::at(state_->cgroup)) (void)cgroup->thaw(Deadline::in(milliseconds(100)));
+  return {};
+}
 
 struct Gate::State {
   std::string id;
@@ -180,7 +189,7 @@ Result<Message> Gate::State::expect(Kind wanted, Deadline deadline, const Cancel
       return std::unexpected(Error(Errc::kUnavailable, m.reason).with_remedy(m.remedy));
     }
     if (m.kind != wanted) return std::unexpected(runtime_lost(Error(Errc::kPeerProtocol, "it spoke out of turn")));
-    if (fd != nullptr) *fd = std::move(got->fd);
+    if (fd != nullptr) *fd = first_of(std::move(got->fds));
     return std::move(m);
   }
 }
@@ -235,7 +244,7 @@ Result<Message> Gate::wait_for_runtime(Deadline deadline, const Cancel& cancel) 
 }
 
 Result<> Gate::prepare(const std::string& images_dir, const std::string& work_dir, Deadline deadline,
-                       const Cancel& cancel) {
+                       const Cancel& cancel, std::span<const int> files) {
   auto& s = *state_;
   TS_CHECK(s.arrived && !s.over);
   Message order;
@@ -243,7 +252,7 @@ Result<> Gate::prepare(const std::string& images_dir, const std::string& work_di
   order.images_dir = images_dir;
   order.work_dir = work_dir;
   s.criu_directories_before = criu_directories();
-  TS_TRY(s.runtime.send(order));
+  TS_TRY(s.runtime.send(order, files));
   Fd guard;
   TS_TRY_ASSIGN(Message done, s.expect(Kind::kPrepared, deadline, cancel, &guard));
   if (auto kept = s.keep_guard(std::move(done), std::move(guard)); !kept)
@@ -257,6 +266,7 @@ Result<Parked> Gate::restore(const RestoreOptions& options, Deadline deadline, c
   Message order;
   order.kind = Kind::kRestore;
   order.lazy = options.lazy;
+  order.inherited = options.inherited;
   TS_TRY(s.runtime.send(order));
   Fd netfilter;
   TS_TRY_ASSIGN(Message m, s.expect(Kind::kParked, deadline, cancel, &netfilter));
@@ -283,7 +293,8 @@ void Gate::abort(const std::string& reason) {
   while (told && !s.over) {
     auto got = s.runtime.receive(deadline);
     if (!got || got->message.kind == Kind::kParked) break;
-    if (got->message.kind == Kind::kPrepared) (void)s.keep_guard(std::move(got->message), std::move(got->fd));
+    if (got->message.kind == Kind::kPrepared)
+      (void)s.keep_guard(std::move(got->message), first_of(std::move(got->fds)));
     if (got->message.kind == Kind::kFailed) s.over = true;
   }
   if (!s.over) (void)s.runtime_lost(Error(Errc::kCancelled, reason));

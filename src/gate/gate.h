@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/cancel.h"
 #include "base/result.h"
@@ -27,6 +29,8 @@ struct RestoreOptions {
   // listen at lazy-pages.socket in there before restore(), and must serve faults while the container is parked: CRIU
   // and the kernel write into a task's memory before it runs.
   bool lazy = false;
+  // For each of prepare()'s files the key by which CRIU knows it (criu/memfd_images.h); empty: it does not need it.
+  std::vector<std::string> inherited;
 };
 
 struct ReleaseTimes {
@@ -74,7 +78,9 @@ class Gate {
   // The engine has called the runtime. Its answer has the bundle.
   Result<Message> wait_for_runtime(Deadline deadline, const Cancel& cancel);
   // Has everything done that needs no images. `images_dir` must hold descriptors.json; `work_dir` is for logs (tmpfs).
-  Result<> prepare(const std::string& images_dir, const std::string& work_dir, Deadline deadline, const Cancel& cancel);
+  // `files`: sys::kMaxPacketFds at most, lent. CRIU has them open from then on.
+  Result<> prepare(const std::string& images_dir, const std::string& work_dir, Deadline deadline, const Cancel& cancel,
+                   std::span<const int> files = {});
   // The images are complete. Returns with the container parked, and the engine's runtime through.
   Result<Parked> restore(Deadline deadline, const Cancel& cancel) {
     return restore(RestoreOptions{}, deadline, cancel);

@@ -204,7 +204,7 @@ int drill_gate(const Options& o, const Cancel& cancel) {
   say({{"step", "prepared"}, {"took_ms", ms()}});
   if (stop_before("restore")) return 0;
   begin = Clock::now();
-  auto parked = gate->restore({.lazy = o.contains("lazy")}, Deadline::in(kStep), cancel);
+  auto parked = gate->restore({.lazy = o.contains("lazy"), .inherited = {}}, Deadline::in(kStep), cancel);
   if (!parked) return failed("restore", parked.error());
   say({{"step", "parked"},
        {"took_ms", ms()},

@@ -146,6 +146,40 @@ TEST_F(GateTest, FailureOfTheRuntimeIsReportedInItsWords) {
   EXPECT_EQ(r.error().remedy(), failed.remedy);
 }
 
+TEST_F(GateTest, FilesForCriuComeWithTheOrders) {
+  auto gate = Gate::arm("c1", options_);
+  auto runtime = runtime_arrives("c1");
+  ASSERT_TRUE(gate->wait_for_runtime(soon(), cancel_).has_value());
+  auto pipe = make_pipe();
+  std::thread other([&] {
+    auto order = runtime.receive(soon());
+    ASSERT_TRUE(order.has_value());
+    EXPECT_EQ(order->message.kind, Kind::kPrepare);
+    ASSERT_EQ(order->fds.size(), 2u);
+    EXPECT_TRUE(write_all(order->fds[1].get(), "x").has_value());
+    Message prepared;
+    prepared.kind = Kind::kPrepared;
+    ASSERT_TRUE(runtime.send(prepared, std::array{runtime.poll_fd()}).has_value());
+    order = runtime.receive(soon());
+    ASSERT_TRUE(order.has_value());
+    EXPECT_EQ(order->message.kind, Kind::kRestore);
+    EXPECT_TRUE(order->message.lazy);
+    EXPECT_EQ(order->message.inherited, (std::vector<std::string>{"", "/memfd:a"}));
+    Message failed;
+    failed.kind = Kind::kFailed;
+    EXPECT_TRUE(runtime.send(failed).has_value());
+  });
+  auto prepared = gate->prepare("/img", "/work", soon(), cancel_, std::array{pipe->read.get(), pipe->write.get()});
+  EXPECT_TRUE(prepared.has_value()) << prepared.error().message();
+  RestoreOptions how;
+  how.lazy = true;
+  how.inherited = {"", "/memfd:a"};
+  EXPECT_FALSE(gate->restore(how, soon(), cancel_).has_value());
+  other.join();
+  std::array<char, 1> got{};
+  EXPECT_EQ(::read(pipe->read.get(), got.data(), got.size()), 1);
+}
+
 TEST_F(GateTest, RuntimeThatDiesIsNoticed) {
   auto gate = Gate::arm("c1", options_);
   {
@@ -172,6 +206,8 @@ TEST_F(GateTest, StaleGatesGoAtTheStartOfTheDaemon) {
   std::filesystem::create_directory(options_.gates_dir + "/old");
   ASSERT_TRUE(sys::write_file_atomic(options_.gates_dir + "/old/gate.json", "{}").has_value());
   ASSERT_TRUE(sys::write_file_atomic(options_.gates_dir + "/old/parked", "999999999 1\n").has_value());
+  // A runtime that was killed while it wrote its mark.
+  ASSERT_TRUE(sys::write_file_atomic(options_.gates_dir + "/old/parked.tmp1234", "9999").has_value());
   auto n = remove_stale_gates(options_.gates_dir);
   ASSERT_TRUE(n.has_value()) << n.error().message();
   EXPECT_EQ(*n, 1);

@@ -93,6 +93,8 @@ class GatedCreate {
   sys::Child runc_;
   bool runc_done_ = false;
   bool lazy_ = false;
+  std::vector<Fd> files_;  // for CRIU
+  std::vector<std::string> inherited_;
   std::vector<std::string> criu_directories_before_;
   std::optional<sys::NftSocket> held_;
   std::optional<CriuProxy> proxy_;
@@ -131,8 +133,12 @@ Result<> GatedCreate::next_order(Kind wanted) {
     images_dir_ = m.images_dir;
     work_dir_ = m.work_dir;
     runc_log_ = work_dir_ + "/runc.log";
+    files_ = std::move(got->fds);
   }
-  if (wanted == Kind::kRestore) lazy_ = m.lazy;
+  if (wanted == Kind::kRestore) {
+    lazy_ = m.lazy;
+    inherited_ = m.inherited;
+  }
   return {};
 }
 
@@ -175,7 +181,8 @@ Result<> GatedCreate::start_runc() {
 Result<> GatedCreate::meet_criu() {
   auto connection = accept_one(listener_.get(), deadline_, nullptr, runc_.pidfd());
   if (!connection) return std::unexpected(std::move(connection).error().context("wait for runc to start CRIU"));
-  TS_TRY_ASSIGN(auto sockets, receive_criu_sockets(connection->get()));
+  TS_TRY_ASSIGN(auto sockets, receive_criu_sockets(connection->get(), files_));
+  files_.clear();
   proxy_.emplace(std::move(sockets), std::move(held_));
   return proxy_->take_request();
 }
@@ -190,6 +197,7 @@ std::optional<Error> GatedCreate::word_from_gate() {
 
 Result<> GatedCreate::restore() {
   if (lazy_) TS_TRY(proxy_->set_lazy());
+  if (!inherited_.empty()) TS_TRY(proxy_->set_inherited(inherited_));
   return proxy_->restore(
       deadline_, gate_.poll_fd(), [this] { return word_from_gate(); },
       [this](const std::string& stage, pid_t pid) {
@@ -251,7 +259,7 @@ Result<> GatedCreate::run() {
     Message prepared;
     prepared.kind = Kind::kPrepared;
     prepared.cgroup = proxy_->cgroup();
-    TS_TRY(gate_.send(prepared, proxy_->criu_socket()));
+    TS_TRY(gate_.send(prepared, std::array{proxy_->criu_socket()}));
     TS_TRY(next_order(Kind::kRestore));
     TS_TRY(restore());
     TS_TRY(end_runc());
@@ -259,7 +267,7 @@ Result<> GatedCreate::run() {
     parked.kind = Kind::kParked;
     parked.pid = proxy_->container_pid();
     parked.cgroup = proxy_->cgroup();
-    return gate_.send(parked, proxy_->netfilter_socket());
+    return gate_.send(parked, std::array{proxy_->netfilter_socket()});
   };
   auto result = work();
   if (result) return {};

@@ -37,6 +37,14 @@ std::string text_of(const json& j, const char* key) {
   return it != j.end() && it->is_string() ? it->get<std::string>() : std::string();
 }
 
+std::vector<std::string> texts_of(const json& j, const char* key) {
+  std::vector<std::string> texts;
+  auto it = j.find(key);
+  if (it == j.end() || !it->is_array()) return texts;
+  for (const auto& text : *it) texts.push_back(text.is_string() ? text.get<std::string>() : std::string());
+  return texts;
+}
+
 int int_of(const json& j, const char* key) {
   auto it = j.find(key);
   return it != j.end() && it->is_number_integer() ? it->get<int>() : 0;
@@ -55,6 +63,7 @@ std::string encode(const Message& m) {
   put(j, "images_dir", m.images_dir);
   put(j, "work_dir", m.work_dir);
   if (m.lazy) j["lazy"] = true;
+  if (!m.inherited.empty()) j["inherited"] = m.inherited;
   put(j, "name", m.name);
   put(j, "cgroup", m.cgroup);
   put(j, "reason", m.reason);
@@ -81,12 +90,11 @@ Result<Message> decode(std::string_view packet) {
   m.pid = int_of(j, "pid");
   m.id = text_of(j, "id");
   m.bundle = text_of(j, "bundle");
-  if (auto it = j.find("args"); it != j.end() && it->is_array()) {
-    for (const auto& a : *it) m.args.push_back(a.is_string() ? a.get<std::string>() : std::string());
-  }
+  m.args = texts_of(j, "args");
   m.images_dir = text_of(j, "images_dir");
   m.work_dir = text_of(j, "work_dir");
   if (auto it = j.find("lazy"); it != j.end() && it->is_boolean()) m.lazy = it->get<bool>();
+  m.inherited = texts_of(j, "inherited");
   m.name = text_of(j, "name");
   m.cgroup = text_of(j, "cgroup");
   m.reason = text_of(j, "reason");
@@ -113,9 +121,8 @@ Result<Channel> Channel::connect(const std::string& path) {
   return Channel(std::move(socket));
 }
 
-Result<> Channel::send(const Message& message, int fd) {
-  auto packet = encode(message);
-  return sys::send_packet(socket_.get(), packet, fd < 0 ? std::span<const int>() : std::span<const int>(&fd, 1));
+Result<> Channel::send(const Message& message, std::span<const int> fds) {
+  return sys::send_packet(socket_.get(), encode(message), fds);
 }
 
 Result<Received> Channel::receive(Deadline deadline, const Cancel* cancel) {
@@ -131,7 +138,7 @@ Result<Received> Channel::receive(Deadline deadline, const Cancel* cancel) {
   if (!packet && packet.error().sys_errno() != ECONNRESET) return std::unexpected(std::move(packet).error());
   if (!packet || packet->data.empty()) return fail(Errc::kUnavailable, "the other side of the gate has gone");
   TS_TRY_ASSIGN(Message message, decode(packet->data));
-  return Received{std::move(message), packet->fds.empty() ? Fd() : std::move(packet->fds.front())};
+  return Received{std::move(message), std::move(packet->fds)};
 }
 
 Result<Fd> listen_at(const std::string& path) {

@@ -3,9 +3,9 @@
 //
 //   runtime                                   daemon
 //   ── waiting (pid, id, bundle, args) ──────▶
-//   ◀───────────── prepare (images, work) ────   descriptors.json is there, the images need not be
+//   ◀── prepare (images, work) + files ───────   descriptors.json is there, the images need not be
 //   ── prepared + CRIU's socket ─────────────▶   the engine's runtime has done all it can do without images
-//   ◀────────────────────── restore (lazy) ───   images complete
+//   ◀─────────── restore (lazy, inherited) ───   images complete
 //   ── stage (name, pid) … ──────────────────▶   as CRIU announces them
 //   ── parked (pid) + netfilter socket ──────▶   frozen, its network shut; the runtime ends with success
 //
@@ -14,6 +14,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,14 +44,15 @@ enum class Kind { kInvalid = 0, kWaiting, kPrepare, kPrepared, kRestore, kStage,
 struct Message {
   Kind kind = Kind::kInvalid;
   int version = kProtocolVersion;
-  pid_t pid = 0;                     // waiting: the runtime itself; stage, parked: the container's first process
-  std::string id, bundle;            // waiting
-  std::vector<std::string> args;     // waiting
-  std::string images_dir, work_dir;  // prepare
-  bool lazy = false;                 // restore: memory comes from a pager, see Gate::restore
-  std::string name;                  // stage
-  std::string cgroup;                // parked
-  std::string reason, remedy;        // failed, abort
+  pid_t pid = 0;                       // waiting: the runtime itself; stage, parked: the container's first process
+  std::string id, bundle;              // waiting
+  std::vector<std::string> args;       // waiting
+  std::string images_dir, work_dir;    // prepare
+  bool lazy = false;                   // restore: memory comes from a pager, see Gate::restore
+  std::vector<std::string> inherited;  // restore: likewise, of each file that came with prepare
+  std::string name;                    // stage
+  std::string cgroup;                  // parked
+  std::string reason, remedy;          // failed, abort
 };
 
 std::string encode(const Message& message);
@@ -58,7 +60,7 @@ Result<Message> decode(std::string_view packet);
 
 struct Received {
   Message message;
-  Fd fd;  // what came with it, if anything
+  std::vector<Fd> fds;  // what came with it
 };
 
 // One end of the connection. One thread.
@@ -67,8 +69,8 @@ class Channel {
   Channel() = default;
   explicit Channel(Fd socket) : socket_(std::move(socket)) {}
   static Result<Channel> connect(const std::string& path);
-  // `fd` is lent to the call: the other side gets a duplicate.
-  Result<> send(const Message& message, int fd = -1);
+  // `fds`, sys::kMaxPacketFds at most, are lent to the call: the other side gets duplicates.
+  Result<> send(const Message& message, std::span<const int> fds = {});
   // kUnavailable when the other side has gone.
   Result<Received> receive(Deadline deadline, const Cancel* cancel = nullptr);
   int poll_fd() const { return socket_.get(); }

@@ -1,7 +1,11 @@
 #include "migrate/arriving_memory.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "base/log.h"
 #include "base/text.h"
+#include "criu/memfd_images.h"
 #include "sys/urgent.h"
 
 namespace transship::migrate {
@@ -33,12 +37,14 @@ memory::PageBatch decoded(std::span<const std::byte> frame, Result<>& outcome) {
 // Pages that CRIU itself restores come out of the store.
 class StoreSource final : public criu::PageSource {
  public:
-  explicit StoreSource(memory::PageStore& store) : store_(store) {}
+  StoreSource(memory::PageStore& store, memory::SharedStore& shared) : store_(store), shared_(shared) {}
   Result<> read(criu::ImageSpace space, uint64_t address, std::span<std::byte> out) override {
+    if (space.shared && shared_.holds(space.id)) return shared_.read(space.id, address, out);
     return store_.copy_out(name(space), {address, out.size() / memory::kPageBytes}, out);
   }
   // Content goes straight from the store's mapping.
   Result<> write_to(int fd, uint64_t offset, criu::ImageSpace space, criu::ImageRange range) override {
+    if (space.shared && shared_.holds(space.id)) return PageSource::write_to(fd, offset, space, range);
     for (uint64_t done = 0; done < range.pages;) {
       criu::ImageRange part{range.address + done * memory::kPageBytes, range.pages - done};
       auto run = store_.run(name(space), part.address, part.pages);
@@ -65,7 +71,15 @@ class StoreSource final : public criu::PageSource {
     return {};
   }
   memory::PageStore& store_;
+  memory::SharedStore& shared_;
 };
+
+Result<> give_properties(int file, const criu::InheritedMemory& object) {
+  if (::ftruncate(file, static_cast<off_t>(object.size)) == 0 && ::fchown(file, object.uid, object.gid) == 0 &&
+      ::fchmod(file, object.mode) == 0)
+    return {};
+  return fail_errno(errno, "make a file of {} bytes shared memory {}", object.size, object.id);
+}
 
 void add_span(google::protobuf::RepeatedPtrField<peer::PageSpan>& list, memory::SpaceId space,
               memory::PageRange range) {
@@ -123,13 +137,26 @@ Result<> ArrivingMemory::receive(std::span<const std::byte> frame) {
   auto batch = decoded(frame, outcome);
   TS_TRY(outcome);
   if (!own_store_ && !pager_) return {};  // all is filled
-  TS_TRY(store().put(batch));
+  bool kept = false;
+  if (batch.space.kind == memory::SpaceKind::kShared && own_store_) {
+    TS_TRY_ASSIGN(kept, shared_.put(batch));
+  }
+  if (!kept) TS_TRY(store().put(batch));
+  TS_TRY(check_room());
   MutexLock lock(mu_);
   if (prepared_ && pager_) {
     pager_->arrived();
     changed_.notify_all();
   }
   return {};
+}
+
+// The store looks by itself; what is shared counts against the same limit.
+Result<> ArrivingMemory::check_room() {
+  auto shared = shared_.bytes_held();
+  if (shared == 0 || shared + store().bytes_held() <= store().byte_limit()) return {};
+  return fail(Errc::kNoSpace, "memory pages that have arrived take more than the {} bytes reserved for them",
+              store().byte_limit());
 }
 
 Result<> ArrivingMemory::receive_stale(std::span<const std::byte> frame) {
@@ -140,7 +167,9 @@ Result<> ArrivingMemory::receive_stale(std::span<const std::byte> frame) {
     MutexLock lock(mu_);
     if (prepared_) return fail(Errc::kPeerProtocol, "pages were called stale after the restore had begun");
   }
-  for (const auto& segment : batch.segments) store().drop(batch.space, segment.range);
+  bool shared = batch.space.kind == memory::SpaceKind::kShared && shared_.holds(batch.space.id);
+  for (const auto& segment : batch.segments)
+    shared ? shared_.drop(batch.space.id, segment.range) : store().drop(batch.space, segment.range);
   return {};
 }
 
@@ -170,6 +199,13 @@ Result<> ArrivingMemory::start_pager(const std::string& work_dir) {
   return {};
 }
 
+std::vector<int> ArrivingMemory::lend_files() {
+  lent_ = shared_.ids();
+  std::vector<int> files;
+  for (uint64_t id : lent_) files.push_back(shared_.file(id));
+  return files;
+}
+
 void ArrivingMemory::reserve_images(const std::string& images_dir) {
   for (const auto& space : store().spaces()) {
     if (space.kind != memory::SpaceKind::kShared) continue;
@@ -178,9 +214,28 @@ void ArrivingMemory::reserve_images(const std::string& images_dir) {
   }
 }
 
-Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {
+// Those that CRIU will map as they are.
+Result<std::vector<std::string>> ArrivingMemory::complete_files(const std::string& images_dir) {
+  TS_TRY_ASSIGN(auto inherited, criu::expect_inherited(images_dir, {lent_.begin(), lent_.end()}));
+  std::vector<std::string> keys(lent_.size());
+  for (auto& object : inherited) {
+    std::vector<memory::PageRange> pages;
+    for (const auto& range : object.pages) pages.push_back({range.address, range.pages});
+    if (auto missing = shared_.missing(object.id, pages); !missing.empty())
+      return fail(Errc::kCorrupt, "pages of shared memory {} did not arrive, the first of them {:#x}", object.id,
+                  missing.front().address);
+    TS_TRY(give_properties(shared_.file(object.id), object));
+    auto at = std::ranges::lower_bound(lent_, object.id) - lent_.begin();
+    keys[static_cast<size_t>(at)] = std::move(object.key);
+  }
+  TS_LOG_INFO("shared memory objects={} inherited={} bytes={}", lent_.size(), inherited.size(), shared_.bytes_held());
+  return keys;
+}
+
+Result<std::vector<std::string>> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) {
   auto begin = Clock::now();
-  StoreSource source(store());
+  TS_TRY_ASSIGN(auto keys, complete_files(images_dir));
+  StoreSource source(store(), shared_);
   TS_TRY_ASSIGN(auto plan, criu::prepare_lazy_restore(images_dir, source, store().byte_limit()));
   TS_LOG_INFO("images completed pages={} lazy_pages={} us={}", plan.eager_pages, plan.lazy_pages,
               std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
@@ -199,7 +254,7 @@ Result<> ArrivingMemory::prepare(const std::string& images_dir, bool post_copy) 
   prepared_ = true;
   sealed_ = !post_copy;
   follows_ = post_copy;
-  return {};
+  return keys;
 }
 
 Result<> ArrivingMemory::check_complete() {

@@ -14,6 +14,7 @@
 #include "criu/lazy_images.h"
 #include "memory/page_store.h"
 #include "memory/pager_client.h"
+#include "memory/shared_store.h"
 #include "migrate/resume_file.h"
 #include "proto/peer.pb.h"
 
@@ -22,6 +23,9 @@ namespace transship::migrate {
 // Thread-safe: receive*() come from the lanes' threads, the rest from sessions and from the move's own threads.
 class ArrivingMemory {
  public:
+  // Of shared memory; each travels to CRIU as a descriptor, all in one packet.
+  static constexpr size_t kMaxFiles = 48;
+
   // `byte_limit`: what was reserved for pages. `on_lost` is called once, on a thread of its own making, when memory
   // cannot be given to the restored processes any more: they must be killed. Until this object ends they wait.
   static Result<std::unique_ptr<ArrivingMemory>> create(uint64_t byte_limit, std::function<void(const Error&)> on_lost);
@@ -38,12 +42,16 @@ class ArrivingMemory {
 
   // Before the engine is called: CRIU looks for the pager's socket in `work_dir`.
   Result<> start_pager(const std::string& work_dir);
-  // While nothing stands still yet: takes memory in `images_dir` for the shared memory that has come so far. What fails
-  // here is slower later, nothing else.
+  // Files of shared memory for CRIU, those that have begun to come: they are complete after prepare(). Once. They stay
+  // ours.
+  std::vector<int> lend_files();
+  // While nothing stands still yet: takes memory in `images_dir` for shared memory that has no file. What fails here is
+  // slower later, nothing else.
   void reserve_images(const std::string& images_dir);
   // CRIU's images are complete in `images_dir`: makes them ready for a lazy restore. Unless `post_copy`, a page that is
-  // missing is an error (kCorrupt), which names it.
-  Result<> prepare(const std::string& images_dir, bool post_copy);
+  // missing is an error (kCorrupt), which names it. Returns for each of the files that were lent CRIU's key of it;
+  // empty where CRIU makes the object itself.
+  Result<std::vector<std::string>> prepare(const std::string& images_dir, bool post_copy);
   // For the source's FillRequest: waits until there is something to say.
   Result<peer::FillState> fill_state(const peer::FillRequest& request);
   // Every page is in the restored processes and the pager has ended.
@@ -56,14 +64,18 @@ class ArrivingMemory {
 
  private:
   ArrivingMemory(std::optional<memory::PageStore> store, std::function<void(const Error&)> on_lost)
-      : own_store_(std::move(store)), on_lost_(std::move(on_lost)) {}
+      : own_store_(std::move(store)), shared_(kMaxFiles), on_lost_(std::move(on_lost)) {}
   memory::PageStore& store() { return own_store_ ? *own_store_ : pager_->store(); }
   memory::PagerClient::Options pager_options(const std::string& work_dir);
+  Result<> check_room();
   Result<> reconnect(const std::string& work_dir);
+  Result<std::vector<std::string>> complete_files(const std::string& images_dir);
   Result<> check_complete();
   Result<bool> list_missing(peer::FillState& state, size_t limit);
 
   std::optional<memory::PageStore> own_store_;  // none: the pager's
+  memory::SharedStore shared_;
+  std::vector<uint64_t> lent_;  // objects
   const std::function<void(const Error&)> on_lost_;
   std::string work_dir_;
   ExpectedPages expected_;  // set once, by prepare() or adopt()

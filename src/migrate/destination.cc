@@ -377,7 +377,8 @@ void DestinationMove::start_engine() {
 Result<> DestinationMove::wait_at_gate() {
   TS_TRY(gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
   runtime_arrived_ = Clock::now();
-  return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_);
+  auto files = memory_ ? memory_->lend_files() : std::vector<int>();
+  return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_, files);
 }
 
 Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {

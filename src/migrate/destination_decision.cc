@@ -49,8 +49,14 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   Thread installing("connections", [&] {
     if (!connections.empty()) installed = network::install_moved_connections(staged_->id, connections);
   });
-  if (memory_) TS_TRY_CTX(memory_->prepare(directory_ + "/images", request.post_copy()), "memory");
-  auto parked = gate_->restore({.lazy = memory_ != nullptr}, Deadline::in(kRestoreLimit), cancel_);
+  gate::RestoreOptions how;
+  if (memory_) {
+    how.lazy = true;
+    auto inherited = memory_->prepare(directory_ + "/images", request.post_copy());
+    if (!inherited) return std::unexpected(std::move(inherited).error().context("memory"));
+    how.inherited = std::move(*inherited);
+  }
+  auto parked = gate_->restore(how, Deadline::in(kRestoreLimit), cancel_);
   if (!parked) gate_->abort(parked.error().message());
   // The engine's start ends with the gate in either case, and its lock with it; but not if the runtime was killed
   // before it could say that all is well: then the engine's monitor waits at pipes that the parked tasks hold.

@@ -13,6 +13,7 @@ PredictInput predict_input(const PlanInput& in) {
   PredictInput p;
   p.memory_bytes = in.tasks.anonymous_bytes + in.tasks.shared_bytes + in.tasks.tmpfs_bytes;
   p.eager_bytes = in.tasks.shared_bytes + in.tasks.tmpfs_bytes;
+  p.handed_bytes = std::min(in.tasks.unnamed_shared_bytes, in.tasks.shared_bytes);
   p.mode = in.memory_mode;
   p.rootfs_bytes = in.rootfs_bytes;
   p.rootfs_files = in.rootfs_files;

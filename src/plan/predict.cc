@@ -63,6 +63,7 @@ Prediction predict(const PredictInput& in) {
   double memory = static_cast<double>(in.memory_bytes);
   double eager = live ? static_cast<double>(in.eager_bytes) : memory;
   double lazy = memory - eager;
+  double copied_back = live ? eager - static_cast<double>(in.handed_bytes) : eager;
   p.bytes_memory = static_cast<uint64_t>(memory * kImageOverhead + kImageBaseBytes);
   p.bytes_images = static_cast<uint64_t>(eager * kImageOverhead + kImageBaseBytes);
   p.bytes_rootfs = in.rootfs_bytes;
@@ -74,7 +75,7 @@ Prediction predict(const PredictInput& in) {
   p.dump_ms =
       whole_ms(kDumpMs + tasks + transfer_ms(eager, kDumpBytesPerSecond) + transfer_ms(lazy, kLookBytesPerSecond));
   p.transfer_ms = whole_ms(transfer_ms(frozen_bytes(in), rate));
-  p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(eager, kRestoreBytesPerSecond));
+  p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(copied_back, kRestoreBytesPerSecond));
   p.commit_ms = whole_ms(kCommitMs + kRoundTripsInGap * in.rtt_ms);
   p.gap_ms = p.freeze_ms + p.dump_ms + p.transfer_ms + p.restore_ms + p.commit_ms;
 

@@ -9,6 +9,7 @@ namespace transship::plan {
 struct PredictInput {
   uint64_t memory_bytes = 0;  // private memory + shared memory + tmpfs contents
   uint64_t eager_bytes = 0;   // of these, what is in CRIU's images in any case: shared memory, tmpfs contents
+  uint64_t handed_bytes = 0;  // of these, what CRIU takes over on the destination as it is: anonymous shared memory
   // How memory travels; kInvalid: all of it in CRIU's images.
   MemoryMode mode = MemoryMode::kInvalid;
   uint64_t rootfs_bytes = 0;

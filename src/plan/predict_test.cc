@@ -83,7 +83,11 @@ TEST(Predict, LiveMemoryLeavesTheGap) {
   EXPECT_GT(later.total_ms, 9000U);
   EXPECT_LT(live.bytes_images, kMiB);
   in.eager_bytes = 512 * kMiB;
-  EXPECT_GT(predict(in).bytes_images, 512 * kMiB);
+  auto copied = predict(in);
+  EXPECT_GT(copied.bytes_images, 512 * kMiB);
+  in.handed_bytes = 384 * kMiB;
+  EXPECT_EQ(predict(in).restore_ms, copied.restore_ms - 250);
+  EXPECT_EQ(predict(in).dump_ms, copied.dump_ms);
 }
 
 TEST(Predict, UnknownRateIsOneGigabit) {

@@ -120,8 +120,16 @@ class Scanner {
         if (errno == ENOENT) continue;  // removed meanwhile
         return fail_errno(errno, "read attributes of {}", printable(f.name));
       }
-      found.push_back(std::move(f));
+      if (!is_crius(f, index)) found.push_back(std::move(f));
     }
+  }
+
+  // While CRIU dumps a tmpfs it mounts it once more on a directory that it makes in the container for a moment: none of
+  // the container's doing, and gone when it would be sent.
+  bool is_crius(const Found& f, uint32_t parent) const {
+    constexpr std::string_view kPrefix = "cr-tmpfs.";
+    return f.name.starts_with(kPrefix) && f.name.size() == kPrefix.size() + 6 && S_ISDIR(f.st.st_mode) &&
+           (f.st.st_mode & 07777) == 0700 && (parent == 0 || scan_.path(parent) == "tmp");
   }
 
   void add(const Found& f, uint32_t parent) {

@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 
 #include <filesystem>
+#include <set>
 
 #include "base/text.h"
 #include "base/thread.h"
@@ -58,6 +59,28 @@ TEST(TreeDelta, SizeOnDiskCountsHardLinksOnceAndNoHoles) {
   EXPECT_GE(scan->disk_bytes(), 10'000U);
   EXPECT_LT(scan->disk_bytes(), 20'000U);
   EXPECT_EQ(scan->entries(), 5U) << "the root, a directory and three names";
+}
+
+TEST(TreeDelta, WhatCriuMakesForAMomentIsLeftOut) {
+  TempDir tree;
+  namespace fs = std::filesystem;
+  auto make = [&](const std::string& name, bool secret = true) {
+    fs::create_directories(tree.path() + "/" + name);
+    fs::permissions(tree.path() + "/" + name, secret ? fs::perms::owner_all : fs::perms(0755));
+  };
+  make("tmp", false);
+  make("cr-tmpfs.a1B2c3");
+  make("tmp/cr-tmpfs.6lk5zo");
+  make("tmp/cr-tmpfs.else", true);
+  make("tmp/cr-tmpfs.public", false);
+  make("home", false);
+  make("home/cr-tmpfs.6lk5zo");
+  auto scan = scan_tree(tree.fd(), never());
+  ASSERT_TRUE(scan) << scan.error().message();
+  std::set<std::string> names;
+  for (uint32_t i = 1; i < scan->nodes().size(); ++i) names.insert(scan->path(i));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"home", "home/cr-tmpfs.6lk5zo", "tmp", "tmp/cr-tmpfs.else", "tmp/cr-tmpfs.public"}));
 }
 
 TEST(TreeDelta, NothingChangedSendsNothing) {

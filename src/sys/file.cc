@@ -37,6 +37,19 @@ Result<> write_file_atomic(const std::string& path, std::string_view content, mo
   return r;
 }
 
+Result<> write_file_once(const std::string& path, std::string_view content) {
+  std::string temporary = fmt::format("{}.{}.tmp", path, random_hex(4));
+  TS_TRY(write_file_atomic(temporary, content));
+  int rc = ::link(temporary.c_str(), path.c_str());
+  int e = errno;
+  (void)::unlink(temporary.c_str());
+  if (rc != 0 && e != EEXIST) return fail_errno(e, "make {}", path);
+  // The name must be as durable as the content.
+  TS_TRY_ASSIGN(Fd dir, open_file(path.substr(0, path.rfind('/')), O_RDONLY | O_DIRECTORY));
+  if (::fsync(dir.get()) != 0) return fail_errno(errno, "fsync the directory of {}", path);
+  return {};
+}
+
 Result<> write_control(const std::string& path, std::string_view content) {
   TS_TRY_ASSIGN(Fd fd, open_file(path, O_WRONLY));
   ssize_t n = retry_eintr([&] { return ::write(fd.get(), content.data(), content.size()); });

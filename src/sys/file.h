@@ -13,6 +13,8 @@ namespace transship::sys {
 Result<std::string> read_file(const std::string& path, size_t limit = 16U << 20);
 // Into a temporary file beside it, fsync, rename.
 Result<> write_file_atomic(const std::string& path, std::string_view content, mode_t mode = 0600);
+// Only when there is nothing of that name yet, and durably: whoever comes second finds what the first one made. 0600.
+Result<> write_file_once(const std::string& path, std::string_view content);
 // In place, one write: for /proc, /sys and cgroup files.
 Result<> write_control(const std::string& path, std::string_view content);
 // Parents too; existing is fine.

@@ -10,7 +10,7 @@
 
 namespace transship::sys {
 
-inline constexpr size_t kMaxPacketFds = 4;
+inline constexpr size_t kMaxPacketFds = 64;
 
 // `fds`: lent, kMaxPacketFds at most. `flags` as of sendmsg; a socket that is closed on the other side is an error, not
 // a signal. The error's errno is the system call's.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -19,6 +20,17 @@ extern char** environ;
 
 namespace transship::sys {
 namespace {
+
+// Of linux/pidfd.h, since Linux 6.13; how it ended since 6.15.
+struct PidfdInfo {
+  uint64_t mask;
+  uint64_t cgroup;
+  uint32_t ids[11];
+  int32_t exit_code;
+};
+static_assert(sizeof(PidfdInfo) == 64);
+constexpr unsigned long kPidfdGetInfo = _IOWR(0xFF, 11, PidfdInfo);
+constexpr uint64_t kPidfdInfoExit = 1U << 3;
 
 // Everything the child needs between fork and exec, made before the fork (no allocation in between).
 struct ExecImage {
@@ -78,7 +90,7 @@ bool set_mounts(const Child::Options& o) {
   ::_exit(127);
 }
 
-int exit_code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+int exit_code_of_status(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
 
 Result<> wait_pidfd(int pidfd, Deadline deadline, const Cancel* cancel) {
   std::array<pollfd, 2> p = {{{pidfd, POLLIN, 0}, {cancel != nullptr ? cancel->poll_fd() : -1, POLLIN, 0}}};
@@ -178,7 +190,7 @@ Result<int> Child::wait(Deadline deadline, const Cancel* cancel) {
   int status = 0;
   if (retry_eintr([&] { return ::waitpid(pid_, &status, 0); }) < 0) return fail_errno(errno, "wait for pid {}", pid_);
   pid_ = -1;
-  return exit_code_of(status);
+  return exit_code_of_status(status);
 }
 
 void Child::kill(int signal) {
@@ -238,6 +250,13 @@ Result<Fd> pidfd_open(pid_t pid) {
   long fd = ::syscall(SYS_pidfd_open, pid, 0);
   if (fd < 0) return fail_errno(errno, "pidfd_open {}", pid);
   return Fd(static_cast<int>(fd));
+}
+
+std::optional<int> exit_code_of(int pidfd) {
+  PidfdInfo info{};
+  info.mask = kPidfdInfoExit;
+  if (::ioctl(pidfd, kPidfdGetInfo, &info) != 0 || (info.mask & kPidfdInfoExit) == 0) return std::nullopt;
+  return exit_code_of_status(info.exit_code);
 }
 
 void reserve_descriptors(int count) {

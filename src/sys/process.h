@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -75,6 +76,8 @@ class Child {
 // Field 22 of /proc/PID/stat: together with the pid it names a process for good.
 Result<uint64_t> start_time(pid_t pid);
 Result<Fd> pidfd_open(pid_t pid);
+// As Child::wait() has it, of any process. Nothing: it runs or is not reaped yet, or Linux is older than 6.15.
+std::optional<int> exit_code_of(int pidfd);
 // Makes room for `count` descriptors (fewer where the limit is lower) in our table at once. A table that grows while
 // several threads use it makes the one that opens something wait until all processors have passed a quiet state: 8 to
 // 20 ms measured. It never shrinks.

@@ -123,6 +123,16 @@ TEST_F(SysTest, FilesAreWrittenWholeOrNotAtAll) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir_), {}), 1);
 }
 
+TEST_F(SysTest, WhatIsWrittenOnceStays) {
+  auto path = dir_ + "/key";
+  ASSERT_TRUE(write_file_once(path, "first"));
+  ASSERT_TRUE(write_file_once(path, "second"));
+  EXPECT_EQ(*read_file(path), "first");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir_), {}), 1) << "no temporary file stays";
+  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms(0600));
+  EXPECT_FALSE(write_file_once(dir_ + "/none/key", "x"));
+}
+
 TEST_F(SysTest, Meminfo) {
   ASSERT_TRUE(write_file_atomic(dir_ + "/m", "MemTotal:  100 kB\nMemAvailable:     10 kB\n"));
   EXPECT_EQ(*memory_available(dir_ + "/m"), 10240U);

@@ -64,8 +64,11 @@ bool is_memory_object(std::string_view path) {
 void count_memory_object(TaskProbe& probe, std::string_view shown, const std::string& through) {
   struct stat s{};
   if (shown.starts_with("/anon_hugepage") || ::stat(through.c_str(), &s) != 0 || !S_ISREG(s.st_mode)) return;
-  if (probe.counted_files.insert(fmt::format("{}:{}", s.st_dev, s.st_ino)).second)
-    probe.shared_object_bytes += static_cast<uint64_t>(s.st_blocks) * kBlock;
+  if (!probe.counted_files.insert(fmt::format("{}:{}", s.st_dev, s.st_ino)).second) return;
+  auto bytes = static_cast<uint64_t>(s.st_blocks) * kBlock;
+  probe.shared_object_bytes += bytes;
+  // The second is how CRIU restores the first.
+  if (shown.starts_with("/dev/zero") || shown.starts_with("/memfd:/dev/zero")) probe.out.unnamed_shared_bytes += bytes;
 }
 
 void note_terminal(TaskProbe& probe, pid_t pid, const std::string& target, const FdInfo& info) {

@@ -11,7 +11,6 @@
 
 #include <array>
 
-#include "base/fd.h"
 #include "base/text.h"
 #include "sys/file.h"
 #include "wire/openssl.h"
@@ -79,20 +78,6 @@ Result<ContextPtr> make_context(EVP_PKEY* key, X509* cert) {
 bool exists(const std::string& path) {
   struct stat s{};
   return ::lstat(path.c_str(), &s) == 0;
-}
-
-// Only when there is nothing yet: whoever comes second takes what the first one made.
-Result<> write_new_file(const std::string& path, const std::string& content) {
-  std::string temporary = fmt::format("{}.{}.tmp", path, random_hex(4));
-  TS_TRY(sys::write_file_atomic(temporary, content));
-  int rc = ::link(temporary.c_str(), path.c_str());
-  int e = errno;
-  (void)::unlink(temporary.c_str());
-  if (rc != 0 && e != EEXIST) return fail_errno(e, "make {}", path);
-  // The name must be as durable as the content: other nodes pin this key in a moment.
-  TS_TRY_ASSIGN(Fd dir, open_file(path.substr(0, path.rfind('/')), O_RDONLY | O_DIRECTORY));
-  if (::fsync(dir.get()) != 0) return fail_errno(errno, "fsync the directory of {}", path);
-  return {};
 }
 
 Result<KeyPtr> load_key(const std::string& path) {
@@ -173,16 +158,17 @@ Result<Material> load_or_make(const std::string& dir) {
                                        "pair every peer again",
                                        cert_path)));
     TS_TRY_ASSIGN(KeyPtr fresh, make_key());
-    TS_TRY(write_new_file(key_path, pem_of([&](BIO* bio) {
-                            return PEM_write_bio_PrivateKey(bio, fresh.get(), nullptr, nullptr, 0, nullptr, nullptr);
-                          })));
+    TS_TRY(sys::write_file_once(key_path, pem_of([&](BIO* bio) {
+                                  return PEM_write_bio_PrivateKey(bio, fresh.get(), nullptr, nullptr, 0, nullptr,
+                                                                  nullptr);
+                                })));
   }
   Material material;
   TS_TRY_ASSIGN(material.key, load_key(key_path));
   if (!exists(cert_path)) {
     // The certificate follows from the key; the pin is the key alone, so making it again loses nothing.
     TS_TRY_ASSIGN(CertificatePtr fresh, make_certificate(material.key.get()));
-    TS_TRY(write_new_file(cert_path, pem_of([&](BIO* bio) { return PEM_write_bio_X509(bio, fresh.get()); })));
+    TS_TRY(sys::write_file_once(cert_path, pem_of([&](BIO* bio) { return PEM_write_bio_X509(bio, fresh.get()); })));
   }
   TS_TRY_ASSIGN(material.certificate, load_certificate(cert_path));
   return material;

@@ -245,11 +245,20 @@ def tidy(hosts) -> None:
         host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
         left += leftovers(host)
         host.run([DRILL, "clean"], check=False)
-    assert left == []
+    assert left == [], f"left behind: {left}"
+
+
+def wait_clean(host) -> None:
+    """A killed program's heirs may take a moment."""
+    try:
+        wait_for("clean host", lambda: leftovers(host) == [])
+    except AssertionError:
+        what = leftovers(host)
+        assert what == [], f"left behind: {what}; {host.run(['ps', '-eo', 'pid,ppid,stat,wchan:30,args']).stdout}"
 
 
 def leftovers(host) -> list[str]:
     """What a failed or finished arrival must not leave on a host, beside the container in Podman's own list."""
-    found = host.run("ls -d /run/transship/gates/* /run/runc/* 2>/dev/null; nft list tables | grep -v -e netavark -e gate_test;"
+    found = host.run("ls -d /run/transship/gates/* /run/runc/* 2>/dev/null; nft list tables | grep -v -e netavark -e gate_test -e transship_tunnel -e transship_names;"
                      "pgrep -x criu; pgrep -x runc; pgrep -f 'transship-runtime [c]reate'; pgrep -x redis-server; ls -d /tmp/.criu* 2>/dev/null; true").stdout
     return found.split("\n")[:-1]

@@ -196,7 +196,7 @@ def test_killed_at_the_gate(lab, redis, when, victim):
         # What a daemon does when it starts again; the gate itself refuses until then.
         assert "not starting a fresh copy" in azure.run(["podman", "start", NAME], check=False).stderr
         azure.run([kit.DRILL, "clean"])
-    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    kit.wait_clean(azure)
     assert answers(lab)
 
 
@@ -237,7 +237,7 @@ def test_killed_during_the_restore(lab, redis, stage, victim):
     if victim != "daemon":
         arrival.drill.kill()
     azure.run([kit.DRILL, "clean"])
-    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    kit.wait_clean(azure)
     dumped.decide("rollback")
     runs_as_before(lab, aws, client)
 
@@ -262,7 +262,7 @@ def test_killed_between_parking_and_the_word_to_the_engine(lab, redis):
     arrival.start_fails()
     azure.run(["podman", "rm", "-f", "-t0", NAME])
     azure.run([kit.DRILL, "clean"])
-    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    kit.wait_clean(azure)
     dumped.decide("rollback")
     runs_as_before(lab, aws, client)
 
@@ -294,7 +294,7 @@ def test_broken_images_are_explained(lab, redis, damage):
     arrival.drill.end()
     dumped.decide("rollback")
     assert answers(lab)
-    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    kit.wait_clean(azure)
 
 
 def test_restore_that_hangs_is_ended(lab, redis):
@@ -310,7 +310,7 @@ def test_restore_that_hangs_is_ended(lab, redis):
     assert "time was up" in arrival.start_fails()
     arrival.drill.end()
     dumped.decide("rollback")
-    wait_for("clean host", lambda: kit.leftovers(azure) == [])
+    kit.wait_clean(azure)
 
 
 def test_gate_without_daemon_never_starts_a_fresh_copy(hosts):

@@ -105,7 +105,9 @@ def writer(slow):
 
 def not_slowed(subject, host):
     """Nothing holds it back any more: what is written now is as much as before, or nearly."""
-    assert [line for line in leftovers.collect(host) if line.startswith(("slowed: ", "frozen: ", "traced: ", "followed memory: "))] == []
+    held = [line for line in leftovers.collect(host) if line.startswith(("slowed: ", "frozen: ", "traced: ", "followed memory: "))]
+    print(held)
+    assert [line for line in held if not line.endswith(" ()")] == []  # a cgroup without anybody in it, on its way out
     begin = subject.counters()["writes"]
     time.sleep(1)
     return subject.counters()["writes"] - begin

@@ -66,7 +66,8 @@ Result<std::vector<Candidate>> candidates_of(pid_t process) {
 Result<uint64_t> find_syscall_instruction(pid_t process) {
   TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(process));
   auto vdso = std::ranges::find(vmas, "[vdso]", &Vma::path);
-  if (vdso == vmas.end()) return fail(Errc::kKernelFeatureMissing, "process {} has no vDSO", process);
+  // Or not yet: the kernel is just loading another program into it.
+  if (vdso == vmas.end()) return fail(Errc::kUnavailable, "process {} has no vDSO", process);
   constexpr size_t kMaxVdso = 65536;
   std::string code(std::min<size_t>(vdso->bytes(), kMaxVdso), '\0');
   iovec local{code.data(), code.size()};

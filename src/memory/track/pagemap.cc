@@ -134,6 +134,12 @@ Result<Pagemap::Walk> Pagemap::dropped(uint64_t start, uint64_t end, uint64_t ma
   return scan({0, kWritten, kWritten | kSwapped, kSwapped}, start, end, max_pages, out);
 }
 
+Result<Pagemap::Walk> Pagemap::unwritten(uint64_t start, uint64_t end, uint64_t max_pages,
+                                         std::vector<PageRange>& out) {
+  constexpr uint64_t kNot = kZeroPage | kFile | kWritten;
+  return scan({0, kNot, kNot, kPresent}, start, end, max_pages, out);
+}
+
 Result<Pagemap::Walk> Pagemap::populated(uint64_t start, uint64_t end, uint64_t max_pages,
                                          std::vector<PageRange>& out) {
   constexpr uint64_t kNot = kZeroPage | kFile;

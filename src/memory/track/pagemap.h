@@ -30,6 +30,8 @@ class Pagemap {
   // Of private file mappings: protected pages that were dropped since, which leave a mark but count as not written.
   // Pages that are swapped out look the same.
   Result<Walk> dropped(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
+  // Protected pages that are there: as far as the protection tells, they are what they were when it was put on.
+  Result<Walk> unwritten(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Every page that CRIU would put into an image.
   Result<Walk> populated(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // The same entry by entry, for kernels without the call. Zero pages are reported too, guard pages also.

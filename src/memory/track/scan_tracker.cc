@@ -15,6 +15,8 @@ namespace {
 constexpr milliseconds kInjection{3'000};
 // A range replaced by new mappings again and again while it is scanned: the rest of it comes with the next round.
 constexpr int kScanAttempts = 4;
+// In the middle of an exec nothing can be brought into a process. What is so in this many rounds counts as lasting.
+constexpr int kAttempts = 4;
 // By then a direct read that was under way at a scan has ended.
 constexpr std::chrono::seconds kDirectIoEnds{5};
 constexpr size_t kMaxRecentRanges = 1U << 20;  // 16 MiB; a process with more is copied whole
@@ -46,6 +48,7 @@ Result<> ScanTracker::inject(Task& task, Pass& pass) {
   task.pagemap.reset();
   task.uffd.reset();
   task.recent.clear();
+  task.marks.clear();
   TS_TRY_ASSIGN(Injection injection, inject_userfaultfd(task.pid, pass.cancel, Deadline::in(kInjection)));
   TS_TRY(enable_write_protection(injection.uffd.get()));
   TS_TRY_ASSIGN(Pagemap pagemap, Pagemap::open(task.reader));
@@ -67,8 +70,10 @@ Result<bool> ScanTracker::attach(Task& task, Pass& pass) {
   switch (injected.error().code()) {
     case Errc::kNotFound: return false;
     case Errc::kCancelled: return std::unexpected(std::move(injected).error());
-    case Errc::kTimeout:
-    case Errc::kUnavailable: ++pass.stats.postponed; return false;
+    case Errc::kUnavailable:
+      if (++task.unavailable == kAttempts) break;
+      [[fallthrough]];
+    case Errc::kTimeout: ++pass.stats.postponed; return false;
     default: break;
   }
   TS_LOG_WARN("memory: process {} is not tracked: {}", task.pid, injected.error().message());
@@ -94,13 +99,29 @@ Result<> ScanTracker::register_vma(Task& task, const Vma& vma, Pass& pass, bool&
   return {};
 }
 
+Result<Pagemap::Walk> ScanTracker::take_marked(Task& task, uint64_t start, uint64_t end, uint64_t max_pages,
+                                               std::vector<PageRange>& out, const Cancel& cancel) {
+  std::vector<PageRange> found;
+  TS_TRY_ASSIGN(Pagemap::Walk walk, task.pagemap->take_written(start, end, max_pages, found));
+  for (const auto& range : found) append_range(out, range.address, range.pages);
+  TS_TRY(task.marks.remember(reader_, {task.space, task.reader, found}, cancel));
+  return walk;
+}
+
 Result<> ScanTracker::scan_vma(Task& task, const Vma& vma, Pass& pass) {
+  // Not from its beginning again: a page that has gone to the sink and is written meanwhile would go there twice in one
+  // round, and on the way the older content may overtake.
+  uint64_t from = vma.start;
+  bool marked = vma.inode != 0;
   for (int attempt = 0; attempt < kScanAttempts; ++attempt) {
     TS_TRY_ASSIGN(bool unregistered,
-                  pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
-                    return task.pagemap->take_written(start, vma.end, max_pages, out);
+                  pass.collector.walk(from, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
+                    from = start;
+                    return marked ? take_marked(task, start, vma.end, max_pages, out, pass.cancel)
+                                  : task.pagemap->take_written(start, vma.end, max_pages, out);
                   }));
     if (!unregistered) return {};
+    marked = true;  // something has taken the place of what /proc/PID/maps told: perhaps a file mapping
     bool registered = false;
     TS_TRY(register_vma(task, vma, pass, registered));
     // Memory that never can be registered counts as written in the last round, so nothing is lost.
@@ -194,9 +215,27 @@ Result<> ScanTracker::scan_frozen(Task& task, const std::vector<Vma>& vmas, bool
   return {};
 }
 
+// Of a private file mapping, a protected page that is dropped leaves a mark, and is protected when it comes back. The
+// first write brings the file's content; only the fault of the same write tried again takes the protection off. A task
+// that stands still between the two has a page that looks as if nothing had happened since it was sent. So what is in
+// these pages is compared; it is little, seldom more than the data of libraries.
+Result<> ScanTracker::find_restored(Task& task, const Vma& vma, Pass& pass) {
+  for (uint64_t at = vma.start; at < vma.end;) {
+    std::vector<PageRange> unwritten;
+    TS_TRY_ASSIGN(Pagemap::Walk walk, task.pagemap->unwritten(at, vma.end, RunCollector::kMaxPages, unwritten));
+    TS_TRY_ASSIGN(std::vector<PageRange> changed,
+                  task.marks.changed(reader_, {task.space, task.reader, unwritten}, pass.cancel));
+    TS_TRY(pass.collector.add(changed));
+    at = walk.walked;
+  }
+  return {};
+}
+
 Result<> ScanTracker::last_tracked(Task& task, const std::vector<Vma>& vmas, Pass& pass) {
   pass.collector.begin(task);
   TS_TRY(scan_frozen(task, vmas, is_private_memory, pass));
+  for (const auto& vma : vmas)
+    if (vma.inode != 0 && is_private_memory(vma)) TS_TRY(find_restored(task, vma, pass));
   for (const auto& recent : task.recent) TS_TRY(pass.collector.add(recent.ranges));
   TS_TRY(collect_always_dumped(vmas, pass.collector));
   return pass.collector.flush();

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/fd.h"
+#include "memory/track/page_marks.h"
 #include "memory/track/task_set.h"
 
 namespace transship::memory {
@@ -29,7 +30,9 @@ class ScanTracker final : public DirtyTracker {
     Fd uffd;
     std::optional<Pagemap> pagemap;
     std::string untracked;  // why; empty: it is tracked, or will be
+    int unavailable = 0;    // attempts to attach that failed for a reason that may pass
     std::deque<Recent> recent;
+    PageMarks marks;  // of private file mappings, see find_restored()
   };
   struct Pass;  // one round
   Result<> round_of(Task& task, Pass& pass);
@@ -41,6 +44,9 @@ class ScanTracker final : public DirtyTracker {
   static MemoryDescriptors look_at_descriptors(Task& task);
   static Result<> register_vma(Task& task, const Vma& vma, Pass& pass, bool& done);
   Result<> scan_vma(Task& task, const Vma& vma, Pass& pass);
+  Result<Pagemap::Walk> take_marked(Task& task, uint64_t start, uint64_t end, uint64_t max_pages,
+                                    std::vector<PageRange>& out, const Cancel& cancel);
+  Result<> find_restored(Task& task, const Vma& vma, Pass& pass);
   Result<> last_of(Task& task, Pass& pass);
   Result<> scan_frozen(Task& task, const std::vector<Vma>& vmas, bool (*wanted)(const Vma&), Pass& pass);
   Result<> touched_of(Task& task, Pass& pass);
@@ -48,6 +54,7 @@ class ScanTracker final : public DirtyTracker {
   bool shares_memory(const Task& task) const;
   TaskGroup group_;
   std::map<pid_t, Task> tasks_;
+  PageReader reader_;
 };
 
 }  // namespace transship::memory

@@ -17,6 +17,9 @@ namespace {
 constexpr std::string_view kHugePages = "shares huge pages, which CRIU dumps";
 constexpr std::array<std::byte, kPageBytes> kZeros{};
 
+// CRIU brings its code into a task by a memfd, for as long as it dumps: beside our last round.
+bool is_crius(std::string_view path) { return path.starts_with("/memfd:CRIUMFD"); }
+
 uint64_t device_of(const Vma& vma) { return gnu_dev_makedev(vma.device_major, vma.device_minor); }
 
 // Of the tmpfs that the kernel itself uses for shared memory: where a page of ours comes from.
@@ -78,7 +81,7 @@ Result<> SharedObjects::discover_mapped(pid_t pid, const std::string& command, s
   TS_TRY_ASSIGN(std::vector<Vma> vmas, read_vmas(task.reader));
   bool huge = false;
   for (const auto& vma : vmas) {
-    if (!vma.shared) continue;
+    if (!vma.shared || is_crius(vma.path)) continue;
     if (vma.path.starts_with("/anon_hugepage")) huge = true;
     if (device_of(vma) != device_) continue;
     auto& object = now[vma.inode];
@@ -99,7 +102,8 @@ void SharedObjects::discover_memfds(pid_t pid, std::map<uint64_t, Object>& now) 
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error)) {
     std::error_code ignored;
-    if (!std::filesystem::read_symlink(entry.path(), ignored).string().starts_with("/memfd:")) continue;
+    auto path = std::filesystem::read_symlink(entry.path(), ignored).string();
+    if (!path.starts_with("/memfd:") || is_crius(path)) continue;
     struct stat info{};
     if (::stat(entry.path().c_str(), &info) == 0 && info.st_dev == device_)
       now[info.st_ino].paths.push_back(entry.path().string());
@@ -133,7 +137,8 @@ Result<Fd> SharedObjects::open_object(uint64_t inode, const Object& object) cons
     struct stat info{};
     // Another object may be mapped there meanwhile.
     if (fd && ::fstat(fd->get(), &info) == 0 && info.st_ino == inode && info.st_dev == device_) return fd;
-    if (!fd && fd.error().code() != Errc::kNotFound) return fd;
+    // Or the descriptor has become a socket's (ENXIO): the container runs, or CRIU is at work in it.
+    if (!fd && fd.error().code() != Errc::kNotFound && fd.error().sys_errno() != ENXIO) return fd;
   }
   return fail(Errc::kNotFound, "shared memory {} is no more", inode);
 }

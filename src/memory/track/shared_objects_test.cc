@@ -109,6 +109,15 @@ TEST_F(SharedObjectsTest, MemfdThatIsOnlyOpen) {
   EXPECT_EQ(round(info.st_ino), (Pages{{3, 9}}));
 }
 
+// It is there for a moment in each task that CRIU dumps, and gone when it is to be read.
+TEST_F(SharedObjectsTest, WhatCriuBringsAlongIsLeftOut) {
+  Fd memfd(static_cast<int>(::syscall(SYS_memfd_create, "CRIUMFD", 1U)));
+  ASSERT_EQ(::ftruncate(memfd.get(), kBytes), 0);
+  auto* memory = map(memfd.get());
+  put(memory, 1, 7);
+  EXPECT_EQ(round(inode_at(memory)), Pages{});
+}
+
 TEST_F(SharedObjectsTest, SystemVIsNamedByItsIdentifier) {
   int segment = ::shmget(IPC_PRIVATE, kBytes, 0600);
   ASSERT_GE(segment, 0);

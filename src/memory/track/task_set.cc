@@ -84,8 +84,9 @@ Result<bool> RunCollector::walk(
     if (before > 0) pending_pages_ += pending_[before - 1].pages - joined;
     for (size_t i = before; i < pending_.size(); ++i) pending_pages_ += pending_[i].pages;
     if (!step) return std::unexpected(std::move(step).error());
-    if (pending_pages_ >= kMaxPages || pending_.size() >= kMaxRanges) TS_TRY(flush());
+    // First: what this step found may be found again, and must not have been read before that.
     if (step->unregistered) return true;
+    if (pending_pages_ >= kMaxPages || pending_.size() >= kMaxRanges) TS_TRY(flush());
     start = step->walked;
   }
   return false;

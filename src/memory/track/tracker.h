@@ -11,6 +11,8 @@
 //    reported again. The sink is called right after a piece was scanned, and has to read the pages before it returns.
 //  * Pages that were dropped (munmap, MADV_DONTNEED) are *not* reported. What of all that was sent belongs to the
 //    process is what CRIU's last dump, or populated_pages() of the frozen process, says is there.
+//  * A dropped page of a private file mapping comes back protected, with other content, and stays so until the faulting
+//    write has been tried again: after the freeze such pages are compared with what was given out.
 //  * Pages the program never wrote (of files, zero pages) are not reported: reading them would make them.
 #pragma once
 #include <chrono>

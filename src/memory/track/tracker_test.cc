@@ -198,6 +198,63 @@ TEST_F(TrackerTest, PrivateFilePagesDroppedAndReadAgain) {
   EXPECT_EQ(found_, (Pages{5, 6}));
 }
 
+// A page that is dropped while it is protected comes back protected: the first write brings the file's content, and
+// only the same write once more, after another fault, takes the protection off. Stopped between the two, it is as if
+// the page had not been touched since it was sent, and its content is another.
+TEST_F(TrackerTest, PrivateFilePagesStoppedBeforeTheFirstWriteSinceTheyWereDropped) {
+  constexpr uint64_t kMany = 2048;
+  constexpr uint64_t kOld = 100;
+  constexpr uint64_t kNew = 200;
+  Fd file(::memfd_create("tracked", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), kMany * kPageBytes), 0);
+  void* mapped = ::mmap(nullptr, kMany * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  auto* many = static_cast<volatile char*>(mapped);
+  auto start_of_many = reinterpret_cast<uint64_t>(mapped);
+  auto write_all = [many](uint64_t where) {
+    for (uint64_t i = 0; i < kMany; ++i) many[i * kPageBytes + where] = 1;
+  };
+  constexpr int kTries = 16;
+  std::vector<Step> steps;
+  for (int i = 0; i < kTries; ++i) {
+    steps.emplace_back([=] { write_all(kOld); });
+    steps.emplace_back([=, this] {
+      (void)::madvise(mapped, kMany * kPageBytes, MADV_DONTNEED);
+      word(kid_shared(), 2) = i + 1;
+      write_all(kNew);
+    });
+  }
+  start(std::move(steps));
+  auto mem = open_file(fmt::format("/proc/{}/mem", kid_->pid()), O_RDONLY);
+  ASSERT_TRUE(mem);
+  std::set<uint64_t> last;
+  RunSink collect = [&](const PageRuns& runs) -> Result<> {
+    for (const auto& r : runs.ranges)
+      for (uint64_t at = r.address; at < r.end(); at += kPageBytes) last.insert(at);
+    return {};
+  };
+  for (int i = 0; i < kTries; ++i) {
+    round();
+    kid_->word(0) += 1;
+    ASSERT_TRUE(kid_->reached(2, i + 1));
+    ::usleep(static_cast<useconds_t>(100 * (i % 8)));
+    (void)::kill(kid_->pid(), SIGSTOP);
+    (void)::waitpid(kid_->pid(), nullptr, WUNTRACED);
+    last.clear();
+    ASSERT_TRUE(tracker_->last_round(collect, cancel_));
+    for (uint64_t n = 0; n < kMany; ++n) {
+      uint64_t at = start_of_many + n * kPageBytes;
+      char old = 0;
+      ASSERT_EQ(::pread(mem->get(), &old, 1, static_cast<off_t>(at + kOld)), 1);
+      EXPECT_TRUE(old == 1 || last.contains(at)) << "page " << n << ", try " << i;
+    }
+    (void)::kill(kid_->pid(), SIGCONT);
+    ASSERT_TRUE(kid_->reached(1, 2 * i + 2));
+    if (i + 1 < kTries) next();
+  }
+  (void)::munmap(mapped, kMany * kPageBytes);
+}
+
 // An exec leaves neither the old userfaultfd nor the old pagemap of any use; everything is found anew.
 TEST_F(TrackerTest, Exec) {
   start({[&] { write({1}); },
@@ -240,6 +297,27 @@ TEST_F(TrackerTest, RunsOfTheVdsoComeWithTheLastRound) {
   EXPECT_THAT(addresses, Not(Contains(vdso->start)));
   ASSERT_TRUE(tracker_->last_round(all, cancel_));
   EXPECT_THAT(addresses, Contains(vdso->start));
+}
+
+// As it is for a moment in every exec.
+TEST_F(TrackerTest, WithoutAVdsoItIsTriedAgainAndThenNamed) {
+  auto vmas = read_vmas(::getpid());
+  ASSERT_TRUE(vmas);
+  auto vdso = std::ranges::find(*vmas, "[vdso]", &Vma::path);
+  ASSERT_NE(vdso, vmas->end());
+  start({[&] {
+    write({1, 2});
+    (void)::munmap(reinterpret_cast<void*>(vdso->start), vdso->bytes());  // NOLINT(performance-no-int-to-ptr)
+  }});
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(round().postponed, 1U);
+    EXPECT_THAT(tracker_->findings(), IsEmpty());
+  }
+  round();
+  ASSERT_EQ(tracker_->findings().size(), 1U);
+  EXPECT_THAT(tracker_->findings()[0].why, HasSubstr("no vDSO"));
+  last_round();
+  EXPECT_THAT(found_, IsSupersetOf({1U, 2U}));
 }
 
 TEST_F(TrackerTest, AProgramsOwnUserfaultfdIsAFindingAndCopiedWhole) {
