@@ -22,11 +22,12 @@ MAY_USE = {
     "gate": "base sys criu engine proto",
     "memory": "base sys wire criu",
     "network": "base sys",
+    "names": "base sys network",
     "storage": "base sys wire",
     "state": "base",
     "plan": "base",
     "migrate": "base sys plan wire criu engine gate memory network storage state proto",
-    "node": "base sys plan migrate criu engine gate memory network storage state wire proto",
+    "node": "base sys plan migrate criu engine gate memory network names storage state wire proto",
     "cli": "base proto",
 }
 

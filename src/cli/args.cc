@@ -78,6 +78,19 @@ std::string check_fingerprint(const std::string& text) {
                             text.substr(0, 64));
 }
 
+std::string check_container_port(const std::string& text) {
+  auto port = parse_container_port(text);
+  return port ? std::string() : port.error().message();
+}
+std::string check_entry(const std::string& text) {
+  auto entry = parse_entry(text);
+  return entry ? std::string() : entry.error().message();
+}
+std::string check_entry_port(const std::string& text) {
+  auto entry = parse_entry_port(text);
+  return entry ? std::string() : entry.error().message();
+}
+
 CLI::Validator validator(std::string (*check)(const std::string&)) {
   return CLI::Validator([check](std::string& text) { return check(text); }, "", "");
 }
@@ -85,6 +98,8 @@ CLI::Validator validator(std::string (*check)(const std::string&)) {
 struct Parser {
   Arguments a;
   std::string rate;
+  std::string port;
+  std::string entry;
   CLI::App app{"Moves a running container to another host without its clients noticing.", "transship"};
   std::vector<std::pair<CLI::App*, Command>> commands;
 
@@ -100,6 +115,9 @@ struct Parser {
     add_moving();
     add_history();
     add_peer();
+    add_expose();
+    add_network();
+    add_names();
     add_node();
   }
 
@@ -254,6 +272,66 @@ struct Parser {
         ->check(validator(check_name));
   }
 
+  void add_expose() {
+    CLI::App* expose =
+        sub(app, "expose", "Lead a port of a node to a container, wherever it moves",
+            "Clients connect to NODE:PORT; a move changes nothing for them, open connections included.\n\n"
+            "Examples:\n  transship expose redis 6379 --on aws\n  transship expose dns 53/udp --on azure:5353\n"
+            "  transship expose ls\n  transship expose rm aws:6379\n");
+    expose->require_subcommand(0, 1);
+    expose->add_option("container", a.name, "NAME when unambiguous, podman:NAME or runc:ID")
+        ->type_name("NAME")
+        ->check(validator(check_container));
+    expose->add_option("port", port, "Port of the container, with /udp when it is not TCP's")
+        ->type_name("PORT[/tcp|udp]")
+        ->check(validator(check_container_port));
+    expose->add_option("--on", entry, "The entry: this node or a peer; without a port the container's")
+        ->type_name("NODE[:PORT]")
+        ->check(validator(check_entry));
+    add_json(expose, a);
+    commands.emplace_back(expose, Command::kExpose);
+    CLI::App* ls =
+        sub(*expose, "ls", "List exposed ports: those of this node's containers, and this node's that lead to others",
+            "Examples:\n  transship expose ls --json\n");
+    add_json(ls, a);
+    commands.emplace_back(ls, Command::kExposeLs);
+    CLI::App* rm = sub(*expose, "rm", "Expose a port no more: on the entry, or where the container is at home",
+                       "Examples:\n  transship expose rm azure:5353/udp\n");
+    rm->add_option("entry", entry, "As transship expose ls shows it")
+        ->required()
+        ->type_name("NODE:PORT[/udp]")
+        ->check(validator(check_entry_port));
+    add_json(rm, a);
+    commands.emplace_back(rm, Command::kExposeRm);
+  }
+
+  void add_network() {
+    CLI::App* network = app.add_subcommand("network", "Ways of moved containers");
+    network->require_subcommand(1);
+    network->footer(with_exit_codes("Examples:\n  transship network check\n"));
+    CLI::App* check = sub(*network, "check", "Compare routes and rules of moved containers with what should be there",
+                          "Examples:\n  transship network check --repair\n");
+    check->add_flag("--repair", a.repair, "Put right what differs");
+    add_json(check, a);
+    commands.emplace_back(check, Command::kNetworkCheck);
+  }
+
+  void add_names() {
+    CLI::App* names = sub(app, "names", "Names of containers in DNS",
+                          "Examples:\n  transship names\n  transship names setup && getent hosts redis.transship\n");
+    names->require_subcommand(0, 1);
+    add_json(names, a);
+    commands.emplace_back(names, Command::kNames);
+    auto add = [&](const char* name, const char* what, Command command) {
+      CLI::App* one = sub(*names, name, what, fmt::format("Examples:\n  transship names {}\n", name).c_str());
+      add_json(one, a);
+      commands.emplace_back(one, command);
+    };
+    add("ls", "List the names that this node knows", Command::kNames);
+    add("setup", "Let this host's resolver ask our DNS server", Command::kNamesSetup);
+    add("remove", "Put this host's resolver back as it was", Command::kNamesRemove);
+  }
+
   void add_node() {
     CLI::App* node = app.add_subcommand("node", "This node");
     node->require_subcommand(1);
@@ -279,6 +357,8 @@ struct Parser {
   std::string contradiction() const {
     if (a.command == Command::kPeerAdd && a.address.empty() && a.ssh.empty())
       return "peer add: give ADDRESS, or --ssh USER@HOST";
+    if (a.command == Command::kExpose && (a.name.empty() || port.empty() || entry.empty()))
+      return "expose: give NAME PORT --on NODE[:PORT]";
     if (a.command == Command::kPeerAdd && !a.ssh.empty() && a.remote_program.empty())
       return "peer add: --remote-program is empty";
     return {};
@@ -326,6 +406,9 @@ std::variant<Arguments, Stop> parse_arguments(const std::vector<std::string>& ar
   for (auto [app, command] : parser.commands)
     if (app->parsed()) parser.a.command = command;
   if (std::string wrong = parser.contradiction(); !wrong.empty()) return wrong_use(wrong);
+  if (!parser.port.empty()) parser.a.container_port = parse_container_port(parser.port).value_or(PortOfContainer{});
+  if (parser.a.command == Command::kExpose) parser.a.entry = parse_entry(parser.entry).value_or(EntryPoint{});
+  if (parser.a.command == Command::kExposeRm) parser.a.entry = parse_entry_port(parser.entry).value_or(EntryPoint{});
   if (!parser.rate.empty()) parser.a.max_bits_per_second = parse_bit_rate(parser.rate).value_or(0);
   return parser.a;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/entry_point.h"
 
 namespace transship::cli {
 
@@ -20,6 +21,13 @@ enum class Command {
   kPeerLs,
   kPeerRm,
   kPeerCheck,
+  kNetworkCheck,
+  kNames,
+  kNamesSetup,
+  kNamesRemove,
+  kExpose,
+  kExposeLs,
+  kExposeRm,
   kNodeInfo,
   kVersion,
 };
@@ -29,6 +37,7 @@ struct Arguments {
   std::string socket;
   bool json = false;
   bool all = false;
+  bool repair = false;
   std::string name;  // container, move or peer
   std::string to;
   bool keep_source = false;
@@ -47,6 +56,8 @@ struct Arguments {
   std::string ssh;  // user@host
   std::string own_address;
   std::string remote_program = "transship";
+  PortOfContainer container_port;
+  EntryPoint entry;
 };
 
 // What to print instead of running a command: help (exit code 0) or what is wrong (2).

@@ -48,8 +48,42 @@ TEST(Arguments, EveryCommandIsKnown) {
   EXPECT_EQ(good("peer ls").command, Command::kPeerLs);
   EXPECT_EQ(good("peer rm azure").command, Command::kPeerRm);
   EXPECT_EQ(good("peer check azure").command, Command::kPeerCheck);
+  EXPECT_EQ(good("network check").command, Command::kNetworkCheck);
+  EXPECT_FALSE(good("network check").repair);
+  EXPECT_TRUE(good("network check --repair --json").repair);
+  EXPECT_EQ(good("names").command, Command::kNames);
+  EXPECT_EQ(good("names ls --json").command, Command::kNames);
+  EXPECT_EQ(good("names setup").command, Command::kNamesSetup);
+  EXPECT_EQ(good("names remove").command, Command::kNamesRemove);
+  EXPECT_EQ(good("expose ls --json").command, Command::kExposeLs);
   EXPECT_EQ(good("node info --json").command, Command::kNodeInfo);
   EXPECT_EQ(good("version").command, Command::kVersion);
+}
+
+TEST(Arguments, Expose) {
+  Arguments a = good("expose podman:dns 53/udp --on azure:5353");
+  EXPECT_EQ(a.command, Command::kExpose);
+  EXPECT_EQ(a.name, "podman:dns");
+  EXPECT_EQ(a.container_port.port, 53U);
+  EXPECT_EQ(a.container_port.protocol, "udp");
+  EXPECT_EQ(a.entry.node, "azure");
+  EXPECT_EQ(a.entry.port, 5353U);
+  a = good("expose redis 6379 --on aws --json");
+  EXPECT_EQ(a.container_port.protocol, "tcp");
+  EXPECT_EQ(a.entry.port, 0U);
+  a = good("expose rm azure:5353/udp");
+  EXPECT_EQ(a.command, Command::kExposeRm);
+  EXPECT_EQ(a.entry.node + a.entry.protocol, "azureudp");
+  EXPECT_EQ(a.entry.port, 5353U);
+  EXPECT_EQ(good("expose rm aws:1").entry.protocol, "tcp");
+  for (const char* line : {"expose", "expose redis", "expose redis 6379", "expose redis --on aws"})
+    EXPECT_NE(usage_error(line).find("give NAME PORT --on NODE[:PORT]"), std::string::npos) << line;
+  for (const char* line :
+       {"expose redis 0 --on aws", "expose redis 65536 --on aws", "expose redis 1 --on aws:x", "expose rm aws:/tcp"})
+    EXPECT_NE(usage_error(line).find("is not a port"), std::string::npos) << line;
+  EXPECT_NE(usage_error("expose redis 1/sctp --on aws").find("tcp or udp"), std::string::npos);
+  EXPECT_NE(usage_error("expose redis 1 --on a/b").find("is not an entry"), std::string::npos);
+  EXPECT_NE(usage_error("expose rm aws").find("has no port"), std::string::npos);
 }
 
 TEST(Arguments, SocketBeforeOrAfterTheCommand) {
@@ -88,9 +122,10 @@ TEST(Arguments, FingerprintsAreCheckedBeforeAnythingIsAsked) {
 }
 
 TEST(Arguments, EveryHelpListsTheExitCodes) {
-  for (const char* line : {"--help", "ps --help", "plan --help", "move --help", "moves --help", "show --help",
-                           "cancel --help", "peer --help", "peer add --help", "peer ls --help", "peer rm --help",
-                           "peer check --help", "node --help", "node info --help", "version --help"}) {
+  for (const char* line :
+       {"--help", "ps --help", "plan --help", "move --help", "moves --help", "show --help", "cancel --help",
+        "peer --help", "peer add --help", "peer ls --help", "peer rm --help", "peer check --help", "expose --help",
+        "expose ls --help", "expose rm --help", "node --help", "node info --help", "version --help"}) {
     auto parsed = parse(line);
     auto* stop = std::get_if<Stop>(&parsed);
     ASSERT_NE(stop, nullptr) << line;

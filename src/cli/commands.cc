@@ -3,6 +3,7 @@
 #include "cli/json_render.h"
 #include "cli/move_render.h"
 #include "cli/move_session.h"
+#include "cli/names_render.h"
 #include "cli/text_render.h"
 
 namespace transship::cli {
@@ -24,6 +25,13 @@ class Runner {
       case Command::kPeerLs: return show_answer(connect()->peers(), print_peers);
       case Command::kPeerRm: return peer_rm();
       case Command::kPeerCheck: return peer_check();
+      case Command::kNetworkCheck: return network_check();
+      case Command::kNames: return show_answer(connect()->names(), print_names);
+      case Command::kNamesSetup: return names_setup(false);
+      case Command::kNamesRemove: return names_setup(true);
+      case Command::kExpose: return expose();
+      case Command::kExposeLs: return show_answer(connect()->exposures(), print_exposures);
+      case Command::kExposeRm: return expose_rm();
       case Command::kNodeInfo: return show_answer(connect()->info(), print_node);
       case Command::kVersion: return version();
     }
@@ -168,6 +176,45 @@ class Runner {
     local::PeerCheckRequest request;
     request.set_name(a_.name);
     return show_answer(connect()->peer_check(request), print_peer_check);
+  }
+
+  // Differences that stay are a failure, so that scripts see them.
+  Outcome network_check() const {
+    local::NetworkCheckRequest request;
+    request.set_repair(a_.repair);
+    auto reply = connect()->network_check(request);
+    Outcome outcome = show_answer(reply, print_network_check);
+    bool differs = reply && reply->missing_size() + reply->extra_size() > 0 && !reply->repaired();
+    return outcome == Outcome::kDone && differs ? Outcome::kFailed : outcome;
+  }
+
+  Outcome names_setup(bool remove) const {
+    local::NamesSetupRequest request;
+    request.set_remove(remove);
+    return show_answer(connect()->names_setup(request), print_resolver);
+  }
+
+  Outcome expose() const {
+    local::ExposeRequest request;
+    request.set_container(a_.name);
+    request.set_container_port(a_.container_port.port);
+    request.set_protocol(a_.container_port.protocol);
+    request.set_node(a_.entry.node);
+    request.set_port(a_.entry.port);
+    return show_answer(connect()->expose(request), print_exposed);
+  }
+
+  Outcome expose_rm() const {
+    local::ExposeRemoveRequest request;
+    request.set_node(a_.entry.node);
+    request.set_port(a_.entry.port);
+    request.set_protocol(a_.entry.protocol);
+    if (auto removed = connect()->expose_remove(request); !removed) return failed(removed.error());
+    if (a_.json)
+      env_.out.print(json_exposure_removed(a_.entry.node, a_.entry.port, a_.entry.protocol));
+    else
+      env_.out.line(fmt::format("{}:{}/{} is exposed no more", a_.entry.node, a_.entry.port, a_.entry.protocol));
+    return Outcome::kDone;
   }
 
   // A daemon that is not there is no failure of this program's version.

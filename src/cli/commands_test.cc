@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -24,6 +25,14 @@ class Borrowed : public Daemon {
   Result<local::PeerAddReply> peer_add(const local::PeerAddRequest& r) override { return to_.peer_add(r); }
   Result<> peer_remove(const local::PeerRemoveRequest& r) override { return to_.peer_remove(r); }
   Result<local::PeersReply> peers() override { return to_.peers(); }
+  Result<local::ExposeReply> expose(const local::ExposeRequest& r) override { return to_.expose(r); }
+  Result<local::ExposuresReply> exposures() override { return to_.exposures(); }
+  Result<> expose_remove(const local::ExposeRemoveRequest& r) override { return to_.expose_remove(r); }
+  Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& r) override {
+    return to_.network_check(r);
+  }
+  Result<local::NamesReply> names() override { return to_.names(); }
+  Result<local::NamesReply> names_setup(const local::NamesSetupRequest& r) override { return to_.names_setup(r); }
   Result<local::PeerCheckReply> peer_check(const local::PeerCheckRequest& r) override { return to_.peer_check(r); }
 
  private:
@@ -175,6 +184,38 @@ TEST_F(CommandsTest, PeersAddedFromScripts) {
   EXPECT_EQ(run({"peer", "add", "azure", "10.20.0.2", "--fingerprint", other}), Outcome::kFailed);
   EXPECT_EQ(run({"peer", "rm", "azure"}), Outcome::kDone);
   EXPECT_EQ(daemon_.removed, std::vector<std::string>{"azure"});
+}
+
+TEST_F(CommandsTest, NamesAndWhoAsksForThem) {
+  auto& reply = *daemon_.names_reply;
+  reply.mutable_state()->set_server("dnsmasq on 169.254.185.53");
+  reply.mutable_state()->set_domain("transship");
+  auto& name = *reply.add_names();
+  name.set_name("web-1");
+  name.set_container("web_1");
+  name.add_addresses("10.88.0.3");
+  name.set_node("azure");
+  name.set_bare(true);
+  name.set_served(true);
+  auto& second = *reply.add_names();
+  second = name;
+  second.set_node("aws");
+  second.set_bare(false);
+  second.set_note("azure has had this name before: only with the node's name");
+  EXPECT_EQ(run({"names"}), Outcome::kDone);
+  EXPECT_THAT(out_.text, testing::HasSubstr("web-1.transship"));
+  EXPECT_THAT(out_.text, testing::HasSubstr("web-1.aws.transship"));
+  EXPECT_THAT(out_.text, testing::HasSubstr("azure has had this name before"));
+  EXPECT_THAT(out_.text, testing::HasSubstr("for *.transship, not asked by this host (transship names setup)\n"));
+  out_.text.clear();
+  EXPECT_EQ(run({"names", "setup"}), Outcome::kDone);
+  EXPECT_THAT(out_.text, testing::HasSubstr("asked by this host (in /etc/resolv.conf)\n"));
+  out_.text.clear();
+  EXPECT_EQ(run({"names", "ls", "--json"}), Outcome::kDone);
+  EXPECT_THAT(out_.text, testing::HasSubstr("\"message_type\":\"name\",\"name\":\"web-1\""));
+  EXPECT_THAT(out_.text, testing::HasSubstr("\"message_type\":\"names\""));
+  daemon_.names_reply = fail(Errc::kUnavailable, "no server");
+  EXPECT_EQ(run({"names", "remove"}), Outcome::kFailed);
 }
 
 }  // namespace

@@ -35,6 +35,12 @@ class Daemon {
   virtual Result<> peer_remove(const local::PeerRemoveRequest& request) = 0;
   virtual Result<local::PeersReply> peers() = 0;
   virtual Result<local::PeerCheckReply> peer_check(const local::PeerCheckRequest& request) = 0;
+  virtual Result<local::ExposeReply> expose(const local::ExposeRequest& request) = 0;
+  virtual Result<local::ExposuresReply> exposures() = 0;
+  virtual Result<> expose_remove(const local::ExposeRemoveRequest& request) = 0;
+  virtual Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) = 0;
+  virtual Result<local::NamesReply> names() = 0;
+  virtual Result<local::NamesReply> names_setup(const local::NamesSetupRequest& request) = 0;
 };
 
 }  // namespace transship::cli

@@ -80,6 +80,10 @@ class FakeDaemon : public Daemon {
   Result<local::PeerProbeReply> probe_reply = local::PeerProbeReply();
   Result<local::PeersReply> peers_reply = local::PeersReply();
   Result<local::PeerCheckReply> check_reply = local::PeerCheckReply();
+  Result<local::NetworkCheckReply> network_reply = local::NetworkCheckReply();
+  Result<local::NamesReply> names_reply = local::NamesReply();
+  Result<local::ExposeReply> expose_reply = local::ExposeReply();
+  Result<local::ExposuresReply> exposures_reply = local::ExposuresReply();
   Result<> add_error = {};
   bool peer_existed = false;
   FakeStream::Script script;
@@ -88,6 +92,8 @@ class FakeDaemon : public Daemon {
   std::vector<local::PeerAddRequest> added;
   std::vector<std::string> removed;
   local::MoveRequest move_request;
+  local::ExposeRequest expose_request;
+  local::ExposeRemoveRequest unexposed;
 
   Result<local::InfoReply> info() override { return info_reply; }
   Result<local::ContainersReply> containers(const local::ContainersRequest&) override { return containers_reply; }
@@ -118,6 +124,26 @@ class FakeDaemon : public Daemon {
     return {};
   }
   Result<local::PeersReply> peers() override { return peers_reply; }
+  Result<local::ExposeReply> expose(const local::ExposeRequest& request) override {
+    expose_request = request;
+    return expose_reply;
+  }
+  Result<local::ExposuresReply> exposures() override { return exposures_reply; }
+  Result<> expose_remove(const local::ExposeRemoveRequest& request) override {
+    unexposed = request;
+    return {};
+  }
+  Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) override {
+    auto reply = network_reply;
+    if (reply && request.repair()) reply->set_repaired(true);
+    return reply;
+  }
+  Result<local::NamesReply> names() override { return names_reply; }
+  Result<local::NamesReply> names_setup(const local::NamesSetupRequest& request) override {
+    auto reply = names_reply;
+    if (reply) reply->mutable_state()->set_resolver(request.remove() ? "" : "in /etc/resolv.conf");
+    return reply;
+  }
   Result<local::PeerCheckReply> peer_check(const local::PeerCheckRequest&) override { return check_reply; }
 };
 

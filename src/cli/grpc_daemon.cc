@@ -108,6 +108,23 @@ class GrpcDaemon : public Daemon {
     return {};
   }
   Result<local::PeersReply> peers() override { return call(&Stub::Peers, local::PeersRequest(), kQuick); }
+  Result<local::ExposeReply> expose(const local::ExposeRequest& request) override {
+    return call(&Stub::Expose, request, kMeasuring);
+  }
+  Result<local::ExposuresReply> exposures() override {
+    return call(&Stub::Exposures, local::ExposuresRequest(), kQuick);
+  }
+  Result<> expose_remove(const local::ExposeRemoveRequest& request) override {
+    TS_TRY(call(&Stub::ExposeRemove, request, kMeasuring));
+    return {};
+  }
+  Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) override {
+    return call(&Stub::NetworkCheck, request, kMeasuring);
+  }
+  Result<local::NamesReply> names() override { return call(&Stub::Names, local::NamesRequest(), kQuick); }
+  Result<local::NamesReply> names_setup(const local::NamesSetupRequest& request) override {
+    return call(&Stub::NamesSetup, request, kMeasuring);
+  }
   Result<local::PeerCheckReply> peer_check(const local::PeerCheckRequest& request) override {
     return call(&Stub::PeerCheck, request, kMeasuring);
   }

@@ -45,6 +45,14 @@ Json strings(const List& list) {
   return Json(std::vector<std::string>(list.begin(), list.end()));
 }
 
+Json names_fields(const local::NamesState& state) {
+  return Json{{"server", state.server()},
+              {"domain", state.domain()},
+              {"address", state.address()},
+              {"resolver", state.resolver()},
+              {"remedy", state.remedy()}};
+}
+
 Json node_fields(const peer::NodeFacts& facts) {
   return Json{{"node", facts.node()},
               {"program_version", facts.program_version()},
@@ -168,6 +176,34 @@ void add_peer(Json& json, const local::Peer& peer) {
   json["fingerprint"] = peer.fingerprint();
 }
 
+void add_tunnel(Json& json, const local::Peer& peer) {
+  json["tunnel_address"] = peer.tunnel_address().empty() ? Json(nullptr) : Json(peer.tunnel_address());
+  json["tunnel_handshake_age_s"] =
+      peer.has_tunnel_handshake_age_s() ? Json(peer.tunnel_handshake_age_s()) : Json(nullptr);
+  json["tunnel_answers"] = peer.tunnel_answers();
+  json["tunnel_interface"] = peer.tunnel_interface();
+  json["tunnel_problem"] = peer.tunnel_problem();
+}
+
+std::string exposure_line(const local::Exposure& e) {
+  Json json = message("exposure");
+  json["container"] = e.container();
+  json["node"] = e.node();
+  json["port"] = e.port();
+  json["protocol"] = e.protocol();
+  json["container_port"] = e.container_port();
+  json["home"] = e.home();
+  json["place"] = e.place().empty() ? Json(nullptr) : Json(e.place());
+  json["addresses"] = strings(e.addresses());
+  json["state"] = e.state();
+  return line(json);
+}
+
+Json tunnel_fields(const local::Tunnel& tunnel) {
+  return Json{{"backend", tunnel.backend()}, {"interface", tunnel.interface()}, {"public_key", tunnel.public_key()},
+              {"address", tunnel.address()}, {"port", tunnel.port()},           {"mtu", tunnel.mtu()}};
+}
+
 }  // namespace
 
 std::string json_lines(const local::ContainersReply& reply) {
@@ -258,6 +294,7 @@ std::string json_lines(const local::PeersReply& reply) {
   for (const local::Peer& peer : reply.peers()) {
     Json json = message("peer");
     add_peer(json, peer);
+    add_tunnel(json, peer);
     out += line(json);
   }
   return out;
@@ -270,15 +307,61 @@ std::string json_lines(const local::PeerAddReply& reply) {
   return line(json);
 }
 
+std::string json_lines(const local::NetworkCheckReply& reply) {
+  std::string out;
+  for (const local::MovedContainer& container : reply.containers()) {
+    Json json = message("moved_container");
+    json["name"] = container.name();
+    json["addresses"] = container.addresses();
+    json["away"] = container.away();
+    json["peer"] = container.peer();
+    out += line(json);
+  }
+  Json json = message("network_check");
+  json["missing"] = reply.missing();
+  json["extra"] = reply.extra();
+  json["repaired"] = reply.repaired();
+  return out + line(json);
+}
+
+std::string json_lines(const local::ExposeReply& reply) { return exposure_line(reply.exposure()); }
+
+std::string json_lines(const local::ExposuresReply& reply) {
+  std::string out;
+  for (const local::Exposure& e : reply.exposures()) out += exposure_line(e);
+  return out;
+}
+
 std::string json_lines(const local::PeerCheckReply& reply) {
   Json json = message("peer_check");
   add_peer(json, reply.peer());
+  add_tunnel(json, reply.peer());
   json["rtt_ms"] = reply.rtt_ms();
   json["bits_per_second"] = reply.bits_per_second();
   json["clock_offset_ms"] = reply.clock_offset_ms();
   json["protocol_version"] = reply.protocol_version();
+  json["tunnel_rtt_ms"] = reply.has_tunnel_rtt_ms() ? Json(reply.tunnel_rtt_ms()) : Json(nullptr);
   json["facts"] = node_fields(reply.facts());
   return line(json);
+}
+
+std::string json_lines(const local::NamesReply& reply) {
+  std::string out;
+  for (const local::ContainerName& name : reply.names()) {
+    Json json = message("name");
+    json["name"] = name.name();
+    json["container"] = name.container();
+    json["addresses"] = strings(name.addresses());
+    json["node"] = name.node();
+    json["since_unix_ms"] = name.since_unix_ms();
+    json["bare"] = name.bare();
+    json["served"] = name.served();
+    json["note"] = name.note();
+    out += line(json);
+  }
+  Json json = message("names");
+  json.update(names_fields(reply.state()));
+  return out + line(json);
 }
 
 std::string json_lines(const local::InfoReply& reply) {
@@ -286,6 +369,8 @@ std::string json_lines(const local::InfoReply& reply) {
   json["fingerprint"] = reply.fingerprint();
   json["listen_address"] = reply.listen_address();
   json["moves_running"] = reply.moves_running();
+  json["tunnel"] = tunnel_fields(reply.tunnel());
+  json["names"] = names_fields(reply.names());
   json.update(node_fields(reply.facts()));
   return line(json);
 }
@@ -316,6 +401,14 @@ std::string json_detached(const std::string& move_id) {
 std::string json_peer_removed(const std::string& name) {
   Json json = message("peer_removed");
   json["name"] = name;
+  return line(json);
+}
+
+std::string json_exposure_removed(const std::string& node, uint32_t port, const std::string& protocol) {
+  Json json = message("exposure_removed");
+  json["node"] = node;
+  json["port"] = port;
+  json["protocol"] = protocol;
   return line(json);
 }
 

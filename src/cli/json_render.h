@@ -16,12 +16,17 @@ std::string json_lines(const local::ShowReply& reply);
 std::string json_lines(const local::PeersReply& reply);
 std::string json_lines(const local::PeerAddReply& reply);
 std::string json_lines(const local::PeerCheckReply& reply);
+std::string json_lines(const local::NetworkCheckReply& reply);
+std::string json_lines(const local::NamesReply& reply);
+std::string json_lines(const local::ExposeReply& reply);
+std::string json_lines(const local::ExposuresReply& reply);
 std::string json_lines(const local::InfoReply& reply);
 std::string json_error(const Error& error, Outcome outcome);
 // `state`: "requested", "too_late", "failed"; `detail` may be empty.
 std::string json_cancel(const std::string& move_id, const std::string& state, const std::string& detail);
 std::string json_detached(const std::string& move_id);
 std::string json_peer_removed(const std::string& name);
+std::string json_exposure_removed(const std::string& node, uint32_t port, const std::string& protocol);
 std::string json_version(const std::string& client, const std::string& daemon);
 
 }  // namespace transship::cli

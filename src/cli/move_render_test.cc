@@ -143,7 +143,7 @@ void expect_documented(const std::string& document, const nlohmann::json& json) 
   for (const auto& [key, value] : json.items()) {
     EXPECT_NE(document.find("`" + key + "`"), std::string::npos) << key;
     // The keys inside are names of parts; a node's facts are fields again.
-    if (key == "facts") expect_documented(document, value);
+    if (key == "facts" || key == "tunnel") expect_documented(document, value);
   }
   if (!json.contains("message_type")) return;
   std::string type = json["message_type"];
@@ -167,9 +167,10 @@ TEST(JsonContract, EveryFieldIsDocumented) {
                     json_lines(progress_event(1, 1, 1), "b") + json_lines(phase_event("plan", local::PHASE_DONE), "b") +
                     json_lines(failure_event("timeout", "dump", true), "b") + json_lines(containers) +
                     json_lines(show) + json_lines(peers) + json_lines(local::PeerAddReply()) +
-                    json_lines(local::PeerCheckReply()) + json_lines(local::InfoReply()) +
-                    json_error(Error(Errc::kTimeout, "x"), Outcome::kFailed) + json_cancel("m", "left", "") +
-                    json_detached("m") + json_peer_removed("p") + json_version("1", "");
+                    json_lines(local::PeerCheckReply()) + json_lines(local::NetworkCheckReply()) +
+                    json_lines(local::ExposeReply()) + json_exposure_removed("n", 1, "tcp") +
+                    json_lines(local::InfoReply()) + json_error(Error(Errc::kTimeout, "x"), Outcome::kFailed) +
+                    json_cancel("m", "left", "") + json_detached("m") + json_peer_removed("p") + json_version("1", "");
   for (const nlohmann::json& json : parsed(all)) expect_documented(document, json);
 }
 

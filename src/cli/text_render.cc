@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "cli/exit_code.h"
+#include "cli/names_render.h"
 #include "cli/table.h"
 
 namespace transship::cli {
@@ -98,6 +99,24 @@ void print_events(const Screen& screen, const local::ShowReply& reply) {
                {printable_lines(phase.detail())}});
   }
   table.print(screen, false);
+}
+
+// Whether a peer answers through the tunnel, by its last handshake.
+std::string tunnel_word(const local::Peer& peer) {
+  if (peer.tunnel_address().empty()) return "-";
+  if (!peer.has_tunnel_handshake_age_s()) return "no answer yet";
+  auto age = format_duration(std::chrono::seconds(peer.tunnel_handshake_age_s()));
+  return peer.tunnel_answers() ? "answers" : "silent for " + age;
+}
+
+void print_tunnel(Facts& out, const local::Tunnel& tunnel) {
+  std::string how = printable(tunnel.backend());
+  if (tunnel.mtu() > 0)
+    how +=
+        fmt::format(", {}0…, UDP ports from {} on, MTU {}", printable(tunnel.interface()), tunnel.port(), tunnel.mtu());
+  out.add("tunnel", how);
+  out.add("tunnel address", printable(tunnel.address()));
+  out.add("tunnel key", printable(tunnel.public_key()));
 }
 
 void print_indented(const Screen& screen, const std::string& label, const std::string& text) {
@@ -308,12 +327,50 @@ void print_move(const Screen& screen, const local::ShowReply& reply) {
 }
 
 void print_peers(const Screen& screen, const local::PeersReply& reply) {
-  Table table({{"NAME"}, {"ADDRESS"}, {"FINGERPRINT"}}, {});
+  Table table({{"NAME"}, {"ADDRESS"}, {"TUNNEL"}, {"FINGERPRINT"}}, {});
   for (const local::Peer& peer : reply.peers())
     table.row({{printable(peer.name())},
                {peer.address().empty() ? "-" : printable(peer.address())},
+               {tunnel_word(peer), peer.tunnel_answers() ? Colour::kGreen : Colour::kNone},
                {printable(peer.fingerprint())}});
   table.print(screen);
+}
+
+void print_exposed(const Screen& screen, const local::ExposeReply& reply) {
+  const auto& e = reply.exposure();
+  screen.line(fmt::format("{}:{}/{} leads to {} port {}", printable(e.node()), e.port(), printable(e.protocol()),
+                          printable(e.container()), e.container_port()));
+}
+
+void print_exposures(const Screen& screen, const local::ExposuresReply& reply) {
+  Table table({{"ENTRY"}, {"CONTAINER"}, {"PORT"}, {"HOME"}, {"IS ON"}, {"STATE"}}, {});
+  for (const local::Exposure& e : reply.exposures())
+    table.row({{fmt::format("{}:{}/{}", printable(e.node()), e.port(), printable(e.protocol()))},
+               {printable(e.container())},
+               {std::to_string(e.container_port())},
+               {printable(e.home())},
+               {e.place().empty() ? "-" : printable(e.place())},
+               {printable(e.state())}});
+  table.print(screen);
+}
+
+void print_network_check(const Screen& screen, const local::NetworkCheckReply& reply) {
+  if (reply.containers_size() > 0) {
+    Table table({{"CONTAINER"}, {"ADDRESSES"}, {"WHERE"}}, {});
+    for (const local::MovedContainer& c : reply.containers()) {
+      std::vector<std::string> addresses(c.addresses().begin(), c.addresses().end());
+      table.row({{printable(c.name())},
+                 {printable(join(addresses, " "))},
+                 {(c.away() ? "away, on " : "here, at home on ") + printable(c.peer())}});
+    }
+    table.print(screen);
+  }
+  for (const auto& one : reply.missing()) screen.line("missing: " + printable(one));
+  for (const auto& one : reply.extra()) screen.line("too much: " + printable(one));
+  bool differs = reply.missing_size() + reply.extra_size() > 0;
+  if (!differs) screen.line("the kernel has what it should have");
+  if (reply.repaired()) screen.line("put right");
+  if (differs && !reply.repaired()) screen.line("transship network check --repair puts it right");
 }
 
 void print_peer_check(const Screen& screen, const local::PeerCheckReply& reply) {
@@ -324,6 +381,11 @@ void print_peer_check(const Screen& screen, const local::PeerCheckReply& reply) 
   facts.add("bandwidth", format_bit_rate(reply.bits_per_second()) + " measured");
   facts.add("clock", fmt::format("{:+.1f} ms from ours", reply.clock_offset_ms()));
   facts.add("protocol", fmt::format("version {}", reply.protocol_version()));
+  if (reply.has_tunnel_rtt_ms())
+    facts.add("tunnel",
+              fmt::format("{} answers in {:.2f} ms", printable(reply.peer().tunnel_address()), reply.tunnel_rtt_ms()));
+  else if (!reply.peer().tunnel_problem().empty())
+    facts.add("tunnel", "no: " + printable_lines(reply.peer().tunnel_problem()));
   print_facts(facts, reply.facts());
 }
 
@@ -334,6 +396,8 @@ void print_node(const Screen& screen, const local::InfoReply& reply) {
   Facts facts(screen);
   facts.add("listens on", printable(reply.listen_address()));
   facts.add("moves", fmt::format("{} running", reply.moves_running()));
+  print_tunnel(facts, reply.tunnel());
+  facts.add("names", names_sentence(reply.names()));
   print_facts(facts, reply.facts());
 }
 

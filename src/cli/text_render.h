@@ -18,6 +18,9 @@ void print_error(const Screen& screen, const Error& error);
 void print_moves(const Screen& screen, const local::MovesReply& reply);
 void print_move(const Screen& screen, const local::ShowReply& reply);
 void print_peers(const Screen& screen, const local::PeersReply& reply);
+void print_exposed(const Screen& screen, const local::ExposeReply& reply);
+void print_exposures(const Screen& screen, const local::ExposuresReply& reply);
+void print_network_check(const Screen& screen, const local::NetworkCheckReply& reply);
 void print_peer_check(const Screen& screen, const local::PeerCheckReply& reply);
 void print_node(const Screen& screen, const local::InfoReply& reply);
 

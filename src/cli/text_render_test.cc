@@ -220,9 +220,81 @@ TEST(PrintPeers, FingerprintsStayWhole) {
   Captured out(terminal80());
   print_peers(out.screen, reply);
   EXPECT_EQ(out.text,
-            "NAME   ADDRESS         FINGERPRINT\n"
-            "azure  10.20.0.2:7601  " +
+            "NAME   ADDRESS         TUNNEL  FINGERPRINT\n"
+            "azure  10.20.0.2:7601  -       " +
                 std::string(64, 'a') + "\n");
+}
+
+TEST(PrintPeers, HowTheTunnelIs) {
+  local::PeersReply reply;
+  auto add = [&](const char* name, std::optional<uint64_t> age, bool answers) {
+    local::Peer& peer = *reply.add_peers();
+    peer.set_name(name);
+    peer.set_tunnel_address("fd80:ebe5:8657::1");
+    if (age) peer.set_tunnel_handshake_age_s(*age);
+    peer.set_tunnel_answers(answers);
+  };
+  add("aws", 12, true);
+  add("azure", std::nullopt, false);
+  add("openstack", 310, false);
+  Captured out;
+  print_peers(out.screen, reply);
+  EXPECT_NE(out.text.find("answers"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("no answer yet"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("silent for 5 min 10 s"), std::string::npos) << out.text;
+}
+
+TEST(PrintNode, TheTunnelOrWhyThereIsNone) {
+  local::InfoReply reply;
+  reply.mutable_tunnel()->set_backend("none: no program wg");
+  Captured none;
+  print_node(none.screen, reply);
+  EXPECT_NE(none.text.find("none: no program wg\n"), std::string::npos) << none.text;
+  reply.mutable_tunnel()->set_backend("kernel");
+  reply.mutable_tunnel()->set_interface("ts");
+  reply.mutable_tunnel()->set_port(7441);
+  reply.mutable_tunnel()->set_mtu(1420);
+  reply.mutable_tunnel()->set_address("fd80:ebe5:8657::1");
+  Captured out;
+  print_node(out.screen, reply);
+  EXPECT_NE(out.text.find("kernel, ts0…, UDP ports from 7441 on, MTU 1420\n"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("tunnel address  fd80:ebe5:8657::1\n"), std::string::npos) << out.text;
+}
+
+TEST(PrintNetworkCheck, WhatDiffersAndWhatToDo) {
+  local::NetworkCheckReply reply;
+  Captured fine;
+  print_network_check(fine.screen, reply);
+  EXPECT_EQ(fine.text, "the kernel has what it should have\n");
+  auto& c = *reply.add_containers();
+  c.set_name("redis");
+  c.add_addresses("10.88.0.3");
+  c.set_away(true);
+  c.set_peer("azure");
+  reply.add_missing("route to 10.88.0.3 through ts0");
+  Captured out;
+  print_network_check(out.screen, reply);
+  EXPECT_NE(out.text.find("away, on azure"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("missing: route to 10.88.0.3 through ts0\n"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("--repair puts it right"), std::string::npos) << out.text;
+  reply.set_repaired(true);
+  Captured repaired;
+  print_network_check(repaired.screen, reply);
+  EXPECT_NE(repaired.text.find("put right\n"), std::string::npos) << repaired.text;
+}
+
+TEST(PrintPeerCheck, WhetherItAnswersThroughTheTunnel) {
+  local::PeerCheckReply reply;
+  reply.mutable_peer()->set_tunnel_address("fd80:ebe5:8657::1");
+  reply.set_tunnel_rtt_ms(0.714);
+  Captured out;
+  print_peer_check(out.screen, reply);
+  EXPECT_NE(out.text.find("fd80:ebe5:8657::1 answers in 0.71 ms\n"), std::string::npos) << out.text;
+  reply.clear_tunnel_rtt_ms();
+  reply.mutable_peer()->set_tunnel_problem("no answer");
+  Captured silent;
+  print_peer_check(silent.screen, reply);
+  EXPECT_NE(silent.text.find("no: no answer\n"), std::string::npos) << silent.text;
 }
 
 TEST(PrintError, RemedyInItsOwnLine) {

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -115,6 +116,16 @@ class Engine {
   virtual Result<std::vector<Summary>> list(bool all) = 0;
   // By name or id (unambiguous prefix is fine where the engine takes it).
   virtual Result<Container> inspect(const std::string& name) = 0;
+  // What inspect() says of its addresses; cheaper where that costs much.
+  virtual Result<std::vector<Address>> addresses(const std::string& id) {
+    TS_TRY_ASSIGN(auto container, inspect(id));
+    return std::move(container.addresses);
+  }
+  // Calls `changed` with an id each time a container may have come, gone or changed its name or network (empty: any of
+  // them), until `cancel` fires or the engine ends it. kUnavailable at once: this engine tells nobody.
+  virtual Result<> watch(const std::function<void(const std::string& id)>& /*changed*/, const Cancel& /*cancel*/) {
+    return fail(Errc::kUnavailable, "{} does not tell of changes", name());
+  }
 
   // ---- source
   // From here on the engine does not start it again by itself when its tasks end. Returns what release_restarts needs.

@@ -248,6 +248,34 @@ TEST(PodmanConflicts, OnTheHostItRunsOn) {
   EXPECT_THAT(checks(find_conflicts(*c, spec, host)), ::testing::Contains("network"));
 }
 
+TEST(PodmanConflicts, AnAddressThatAStoppedContainerWasGiven) {
+  auto a = running();
+  auto c = container_from(a);
+  ASSERT_TRUE(c);
+  ASSERT_FALSE(c->addresses.empty());
+  auto spec = make_spec(*c, a);
+  PodmanHost host;
+  host.info = recorded("info.json");
+  host.networks = a.networks;
+  host.networks[0]["containers"] = Json::object();
+  host.secrets = {"sec1"};
+  auto& address = c->addresses.front();
+  auto fixed = fixed_addresses(Json{{"Networks", {{address.network, {{"static_ips", {address.ip}}}}, {"x", Json()}}}});
+  ASSERT_EQ(fixed.size(), 1U);
+  fixed[0].container = "sleeper";
+  fixed[0].state = "created";
+  host.fixed = fixed;
+  auto rows = find_conflicts(*c, spec, host);
+  EXPECT_THAT(checks(rows), UnorderedElementsAre("address"));
+  EXPECT_THAT(rows.front().found, ::testing::HasSubstr("sleeper of this host (created) was given " + address.ip));
+  EXPECT_THAT(rows.front().remedy, ::testing::HasSubstr("podman rm sleeper"));
+  host.fixed[0].network = "another";
+  EXPECT_THAT(find_conflicts(*c, spec, host), IsEmpty());
+  for (const auto& odd :
+       {Json(), Json::array(), Json{{"Networks", 1}}, Json{{"Networks", {{"x", {{"static_ips", 1}}}}}}})
+    EXPECT_THAT(fixed_addresses(odd), IsEmpty());
+}
+
 TEST(PodmanConflicts, Subnets) {
   EXPECT_TRUE(subnet_contains("10.77.0.0/24", "10.77.0.9"));
   EXPECT_FALSE(subnet_contains("10.77.0.0/24", "10.77.1.9"));

@@ -11,6 +11,7 @@ namespace transship::engine {
 namespace {
 
 constexpr size_t kMaxAnswer = 32U << 20;
+constexpr size_t kMaxLine = 1U << 20;
 constexpr std::string_view kBase = "http://podman/v5.0.0/libpod";
 
 // CURL and CURLM are both void.
@@ -27,17 +28,18 @@ using Easy = std::unique_ptr<CURL, EasyDeleter>;
 using Multi = std::unique_ptr<CURLM, MultiDeleter>;
 using Headers = std::unique_ptr<curl_slist, HeadersDeleter>;
 
-size_t append_body(char* data, size_t size, size_t count, void* to) {
-  auto& body = *static_cast<std::string*>(to);
-  if (body.size() + size * count > kMaxAnswer) return 0;  // makes curl end with CURLE_WRITE_ERROR
-  body.append(data, size * count);
-  return size * count;
+// False ends the transfer with CURLE_WRITE_ERROR.
+using Sink = std::function<bool(std::string_view)>;
+
+size_t give(char* data, size_t size, size_t count, void* to) {
+  const auto& sink = *static_cast<const Sink*>(to);
+  return sink({data, size * count}) ? size * count : 0;
 }
 
 // One request on a multi handle, so that the cancel signal can be polled along with it.
 class Transfer {
  public:
-  Result<> prepare(const std::string& socket, const ApiRequest& r, std::string* body) {
+  Result<> prepare(const std::string& socket, const ApiRequest& r, const Sink& sink) {
     static const CURLcode kInit = curl_global_init(CURL_GLOBAL_DEFAULT);
     easy_.reset(curl_easy_init());
     multi_.reset(curl_multi_init());
@@ -50,8 +52,8 @@ class Transfer {
     (void)curl_easy_setopt(c, CURLOPT_PROXY, "");
     (void)curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     (void)curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, r.method.c_str());
-    (void)curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, append_body);
-    (void)curl_easy_setopt(c, CURLOPT_WRITEDATA, body);
+    (void)curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, give);
+    (void)curl_easy_setopt(c, CURLOPT_WRITEDATA, &sink);
     if (r.method == "POST") {
       (void)curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers_.get());
       (void)curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(r.body.size()));
@@ -105,8 +107,13 @@ class Transfer {
 Result<ApiResponse> PodmanApi::request(const ApiRequest& r) const {
   auto what = fmt::format("{} {} on {}", r.method, r.path.substr(0, r.path.find('?')), socket_);
   ApiResponse response;
+  Sink append = [&](std::string_view data) {
+    if (response.body.size() + data.size() > kMaxAnswer) return false;
+    response.body.append(data);
+    return true;
+  };
   Transfer transfer;
-  TS_TRY(transfer.prepare(socket_, r, &response.body));
+  TS_TRY(transfer.prepare(socket_, r, append));
   auto code = transfer.run(r);
   if (!code) return std::unexpected(std::move(code).error().context(what));
   if (*code == CURLE_WRITE_ERROR)
@@ -114,6 +121,27 @@ Result<ApiResponse> PodmanApi::request(const ApiRequest& r) const {
   if (*code != CURLE_OK) return fail(Errc::kUnavailable, "{}: {}", what, curl_easy_strerror(*code));
   response.status = transfer.status();
   return response;
+}
+
+Result<> PodmanApi::follow(const ApiRequest& r, const std::function<void(std::string_view line)>& line) const {
+  auto what = fmt::format("{} {} on {}", r.method, r.path.substr(0, r.path.find('?')), socket_);
+  std::string rest;
+  Sink cut = [&](std::string_view data) {
+    rest.append(data);
+    for (size_t end = rest.find('\n'); end != std::string::npos; end = rest.find('\n')) {
+      line(std::string_view(rest).substr(0, end));
+      rest.erase(0, end + 1);
+    }
+    return rest.size() <= kMaxLine;
+  };
+  Transfer transfer;
+  TS_TRY(transfer.prepare(socket_, r, cut));
+  auto code = transfer.run(r);
+  if (!code) return std::unexpected(std::move(code).error().context(what));
+  if (*code == CURLE_WRITE_ERROR) return fail(Errc::kPeerProtocol, "{}: a line is too long", what);
+  if (*code != CURLE_OK) return fail(Errc::kUnavailable, "{}: {}", what, curl_easy_strerror(*code));
+  if (transfer.status() >= 400) return fail(Errc::kUnavailable, "{}: status {}", what, transfer.status());
+  return {};
 }
 
 Result<> PodmanApi::ping(Deadline deadline) const {

@@ -1,5 +1,6 @@
 // Podman's REST API over its UNIX socket.
 #pragma once
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -30,6 +31,9 @@ class PodmanApi {
   // Any status is a success here. kUnavailable when nobody listens, or the connection ended half-way; kTimeout;
   // kCancelled. An answer of more than 32 MiB is kPeerProtocol.
   Result<ApiResponse> request(const ApiRequest& request) const;
+  // An answer that goes on, given line by line as it comes. Ends well when the service ends it, kTimeout at the
+  // deadline. A line of more than 1 MiB is kPeerProtocol.
+  Result<> follow(const ApiRequest& request, const std::function<void(std::string_view line)>& line) const;
   // Does somebody who speaks this protocol listen?
   Result<> ping(Deadline deadline) const;
 

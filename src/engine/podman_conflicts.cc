@@ -91,6 +91,16 @@ void check_addresses(Rows& rows, const Address& address, const Json& network) {
                           "stop or move that container"});
 }
 
+// Podman would refuse to start it, long after the move.
+void check_fixed(Rows& rows, const Address& address, const PodmanHost& host) {
+  for (const auto& f : host.fixed)
+    if (f.network == address.network && f.ip == address.ip)
+      rows.push_back({"address",
+                      fmt::format("container {} of this host ({}) was given {}, which it takes when it starts",
+                                  f.container, f.state, f.ip),
+                      fmt::format("podman rm {0} there, or make {0} with another address", f.container)});
+}
+
 // Every network it is attached to, also those without an address to keep.
 std::vector<std::string> wanted_networks(const PodmanSpec& spec) {
   std::vector<std::string> names;
@@ -108,8 +118,11 @@ void check_networks(Rows& rows, const Container& wanted, const PodmanSpec& spec,
                       fmt::format("podman network create --subnet SUBNET {} there, as on the source", name)});
       continue;
     }
-    for (const auto& address : wanted.addresses)
-      if (address.network == name) check_addresses(rows, address, *it);
+    for (const auto& address : wanted.addresses) {
+      if (address.network != name) continue;
+      check_addresses(rows, address, *it);
+      check_fixed(rows, address, host);
+    }
   }
 }
 
@@ -146,6 +159,16 @@ Parsed parse_ip(const std::string& ip) {
 }
 
 }  // namespace
+
+std::vector<FixedAddress> fixed_addresses(const Json& generated) {
+  std::vector<FixedAddress> fixed;
+  const Json& networks = at(generated, {"Networks"});
+  if (!networks.is_object()) return fixed;
+  for (const auto& [name, options] : networks.items())
+    for (const auto& ip : texts_at(options, {"static_ips"}))
+      fixed.push_back({.container = {}, .state = {}, .network = name, .ip = ip});
+  return fixed;
+}
 
 bool subnet_contains(const std::string& subnet, const std::string& ip) {
   auto slash = subnet.find('/');

@@ -155,6 +155,26 @@ Result<Container> container_from(const PodmanAnswers& answers) {
   return c;
 }
 
+std::vector<Address> addresses_of(const Json& inspect) {
+  std::vector<Address> addresses;
+  const Json& networks = at(inspect, {"NetworkSettings", "Networks"});
+  if (!networks.is_object()) return addresses;
+  for (const auto& [name, on_it] : networks.items()) {
+    auto take = [&](std::string ip, int64_t prefix, const char* gateway) {
+      if (ip.empty()) return;
+      addresses.push_back({.network = name,
+                           .ip = std::move(ip),
+                           .prefix = static_cast<unsigned>(prefix),
+                           .mac = text_at(on_it, {"MacAddress"}),
+                           .interface = {},
+                           .gateway = text_at(on_it, {gateway})});
+    };
+    take(text_at(on_it, {"IPAddress"}), int_at(on_it, {"IPPrefixLen"}), "Gateway");
+    take(text_at(on_it, {"GlobalIPv6Address"}), int_at(on_it, {"GlobalIPv6PrefixLen"}), "IPv6Gateway");
+  }
+  return addresses;
+}
+
 std::vector<Summary> summaries_from(const Json& list) {
   std::vector<Summary> rows;
   for (const auto& c : list.is_array() ? list : Json::array()) {

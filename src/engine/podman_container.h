@@ -20,6 +20,8 @@ struct PodmanAnswers {
 
 // Everything except `spec`. kPeerProtocol when `inspect` lacks what no container can lack.
 Result<Container> container_from(const PodmanAnswers& answers);
+// Of one that runs, by inspect alone: without the interface's name.
+std::vector<Address> addresses_of(const Json& inspect);
 // /containers/json
 std::vector<Summary> summaries_from(const Json& list);
 // "on-failure:3" and the two values the API wants for it.

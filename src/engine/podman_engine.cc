@@ -14,6 +14,8 @@
 namespace transship::engine {
 namespace {
 
+constexpr std::chrono::hours kWatchLimit{24};
+constexpr milliseconds kFixedLimit{3'000};
 Deadline usual() { return Deadline::in(milliseconds(30'000)); }
 std::string container_path(const std::string& name) { return "/containers/" + url_escape(name); }
 
@@ -107,6 +109,26 @@ Result<Container> PodmanEngine::inspect(const std::string& name) {
   return c;
 }
 
+Result<std::vector<Address>> PodmanEngine::addresses(const std::string& id) {
+  TS_TRY_ASSIGN(Json inspect, inspect_raw(id, usual()));
+  return addresses_of(inspect);
+}
+
+// Health checks and commands in containers are events as well, many of them: only what changes names and addresses.
+Result<> PodmanEngine::watch(const std::function<void(const std::string& id)>& changed, const Cancel& cancel) {
+  Json filters = {{"type", {"container", "network"}},
+                  {"event", {"start", "restart", "died", "remove", "rename", "connect", "disconnect"}}};
+  ApiRequest r;
+  r.path = "/events?stream=true&filters=" + url_escape(filters.dump());
+  r.deadline = Deadline::in(kWatchLimit);
+  r.cancel = &cancel;
+  TS_TRY_ASSIGN(PodmanApi own, service_.api());
+  return own.follow(r, [&](std::string_view line) {
+    auto event = parse_json(line, "podman");
+    if (event) changed(text_at(*event, {"Actor", "ID"}));
+  });
+}
+
 Result<> PodmanEngine::set_restart_policy(const std::string& id, const std::string& policy) {
   TS_TRY_ASSIGN(RestartPolicy wanted, parse_restart_policy(policy));
   auto what = fmt::format("set restart policy {} on container {}", policy, id.substr(0, 12));
@@ -189,6 +211,35 @@ Result<Json> PodmanEngine::host_info() {
   return info_;
 }
 
+// A program for each that is not known yet, some 80 ms long: not for longer than a plan may take.
+std::vector<FixedAddress> PodmanEngine::fixed_addresses_here(const Json& containers) {
+  auto until = Deadline::in(kFixedLimit);
+  std::vector<FixedAddress> all;
+  std::map<std::string, std::vector<FixedAddress>> known;
+  {
+    MutexLock lock(mu_);
+    known = fixed_;
+  }
+  std::map<std::string, std::vector<FixedAddress>> now;
+  for (const auto& c : containers.is_array() ? containers : Json::array()) {
+    auto id = text_at(c, {"Id"});
+    auto state = text_at(c, {"State"});
+    if (state == "running" || state == "paused") continue;
+    auto found = known.find(id);
+    if (found == known.end() && until.passed()) continue;
+    auto& of = now[id] = found == known.end() ? fixed_addresses(generated_spec(id)) : found->second;
+    auto names = texts_at(c, {"Names"});
+    for (auto f : of) {
+      f.container = names.empty() ? id.substr(0, 12) : names[0];
+      f.state = state;
+      all.push_back(std::move(f));
+    }
+  }
+  MutexLock lock(mu_);
+  fixed_ = std::move(now);
+  return all;
+}
+
 Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   PodmanHost host;
@@ -201,6 +252,7 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   TS_TRY_ASSIGN(host.info, host_info());
   TS_TRY_ASSIGN(host.containers, get("/containers/json?all=true", "list containers", usual()));
   TS_TRY_ASSIGN(host.networks, all_networks());
+  if (!wanted.addresses.empty()) host.fixed = fixed_addresses_here(host.containers);
   TS_TRY_ASSIGN(host.listeners, listeners());
   TS_TRY_ASSIGN(Json secrets, get("/secrets/json", "list secrets", usual()));
   for (const auto& s : secrets.is_array() ? secrets : Json::array())

@@ -1,11 +1,13 @@
 // Podman as an Engine, over its REST API. See engine.h for what the calls promise.
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/mutex.h"
 #include "engine/engine.h"
 #include "engine/podman_api.h"
+#include "engine/podman_conflicts.h"
 #include "engine/podman_container.h"
 #include "engine/podman_service.h"
 #include "engine/podman_spec.h"
@@ -19,6 +21,8 @@ class PodmanEngine : public Engine {
   Result<std::string> version() override;
   Result<std::vector<Summary>> list(bool all) override;
   Result<Container> inspect(const std::string& name) override;
+  Result<std::vector<Address>> addresses(const std::string& id) override;
+  Result<> watch(const std::function<void(const std::string& id)>& changed, const Cancel& cancel) override;
   Result<std::string> hold_restarts(const std::string& id) override;
   Result<> release_restarts(const std::string& id, const std::string& held) override;
   Result<> forget(const std::string& id, bool keep, Deadline deadline) override;
@@ -45,12 +49,16 @@ class PodmanEngine : public Engine {
   Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
   Result<> tag(const Container& wanted);
   Result<std::vector<Json>> all_networks();
+  // Of containers that do not run; those that do are in the answers about networks.
+  std::vector<FixedAddress> fixed_addresses_here(const Json& containers);
   // kTimeout when it still runs at the deadline. False: it is gone.
   Result<bool> wait_until_ended(const std::string& id, Deadline deadline);
   const PodmanOptions options_;
   PodmanService service_;
   Mutex mu_;
   Json info_ GUARDED_BY(mu_);
+  // By id: it is a program's answer, and stays the same. Only of containers that there are.
+  std::map<std::string, std::vector<FixedAddress>> fixed_ GUARDED_BY(mu_);
 };
 
 }  // namespace transship::engine

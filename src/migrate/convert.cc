@@ -82,6 +82,22 @@ peer::ContainerFacts to_facts(const engine::Container& c) {
   return f;
 }
 
+network::CutoverFacts cutover_facts(const engine::Container& c) {
+  network::CutoverFacts facts;
+  facts.container = c.name;
+  for (const auto& a : c.addresses) facts.addresses.push_back(a.ip);
+  facts.home_id = c.id;
+  for (const auto& p : c.host_ports) {
+    network::PublishedPort port{.protocol = p.protocol, .host_port = p.host_port, .container_port = p.container_port};
+    auto address = network::IpAddress::parse(p.host_ip);
+    bool any = p.host_ip.empty() || p.host_ip == "0.0.0.0" || p.host_ip == "::";
+    if (!any && !address) continue;  // the engine would not have taken it
+    if (!any) port.host_address = *address;
+    facts.ports.push_back(std::move(port));
+  }
+  return facts;
+}
+
 Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
   if (!is_plain_name(f.name())) return fail(Errc::kPeerProtocol, "the peer sent a container name that is not allowed");
   if (!is_plain_name(f.id())) return fail(Errc::kPeerProtocol, "the peer sent a container id that is not allowed");

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
+#include "engine/oci_bundle.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "migrate/elapsed.h"
@@ -69,6 +70,7 @@ DestinationMove::~DestinationMove() {
   resumed_thread_.join();
   cancel_.cancel("the daemon ends");
   engine_thread_.join();
+  arrival_thread_.join();
   finish_thread_.join();
   MutexLock lock(mu_);
   if (state_ == State::kParked || (state_ == State::kRunning && !finished_)) tmpfs_.keep();
@@ -90,6 +92,8 @@ Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& servi
 Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
+  set_cutover_facts(request.container());
+  TS_TRY(services_.cutover->judge_arrival(cutover_));
   started_ms_ = unix_ms_now();
   images_limit_ = request.images_bytes() + kImagesSlack;
   storage_limit_ = request.storage_bytes();
@@ -175,6 +179,7 @@ Result<peer::Reply> DestinationMove::prepare() {
     }
   }
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
+  services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
   MutexLock lock(mu_);
@@ -373,10 +378,35 @@ void DestinationMove::start_engine() {
   engine_ended_.cancel("the engine's start has ended");
 }
 
+void DestinationMove::set_cutover_facts(const peer::ContainerFacts& facts) {
+  cutover_ = cutover_facts(wanted_);
+  cutover_.move_id = id_;
+  cutover_.source = source_;
+  cutover_.source_address = source_address_;
+  cutover_.destination = services_.settings.node;
+  cutover_.destination_address = own_address_;
+  cutover_.home = facts.home();
+  cutover_.home_id = facts.home_id();
+}
+
+// The engine has made the network. Beside all else: it takes some programs' time.
+void DestinationMove::prepare_network(const std::string& bundle) {
+  arrival_prepared_ = true;
+  cutover_.engine = wanted_.engine;
+  cutover_.engine_id = staged_->id;
+  arrival_thread_ = Thread("network", [this, bundle] {
+    std::string netns;
+    auto loaded = engine::load_oci_bundle(bundle);
+    if (const auto* network = loaded ? loaded->find_namespace("network") : nullptr) netns = network->path;
+    arrival_outcome_ = services_.cutover->prepare_arrival(cutover_, netns);
+  });
+}
+
 // Everything behind the gate that needs no images is done before they come.
 Result<> DestinationMove::wait_at_gate() {
-  TS_TRY(gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
+  TS_TRY_ASSIGN(auto waiting, gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
   runtime_arrived_ = Clock::now();
+  prepare_network(waiting.bundle);
   auto files = memory_ ? memory_->lend_files() : std::vector<int>();
   return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_, files);
 }

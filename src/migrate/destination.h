@@ -126,6 +126,8 @@ class DestinationMove {
   void memory_lost(const Error& error);
   bool wait_filled();
   void run_cutover();
+  void set_cutover_facts(const peer::ContainerFacts& facts);
+  void prepare_network(const std::string& bundle);
   void finish_running();
   void undo();
   void discard();
@@ -182,6 +184,10 @@ class DestinationMove {
   Thread resumed_thread_;
   bool connections_installed_ = false;
   peer::Parked parked_;
+  network::CutoverFacts cutover_;
+  bool arrival_prepared_ = false;  // or begun
+  Thread arrival_thread_;          // joined before the restore, and before the undoing
+  Result<> arrival_outcome_;
   std::string cutover_error_;
 };
 

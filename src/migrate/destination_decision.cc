@@ -44,6 +44,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   TS_TRY_ASSIGN(auto connections, connections_of(request));
   // Beside the restore: no packet of theirs passes before the release. A program runs for it, tens of milliseconds
   // long.
+  if (services_.cutover->knows_connections(cutover_)) connections.clear();
   connections_installed_ = !connections.empty();
   Result<> installed;
   Thread installing("connections", [&] {
@@ -72,6 +73,8 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   TS_TRY(parked_container_->verify());
   installing.join();
   TS_TRY(installed);
+  arrival_thread_.join();
+  TS_TRY_CTX(arrival_outcome_, "prepare the way to the container's addresses");
   {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
@@ -129,17 +132,9 @@ Result<peer::Reply> DestinationMove::commit() {
 }
 
 void DestinationMove::run_cutover() {
-  network::CutoverFacts facts;
-  facts.move_id = id_;
-  facts.container = wanted_.name;
-  for (const auto& a : wanted_.addresses) facts.addresses.push_back(a.ip);
-  facts.source = source_;
-  facts.source_address = source_address_;
-  facts.destination = services_.settings.node;
-  facts.destination_address = own_address_;
   // After the commit there is no way back: what the operator's command could not do is said and logged, and the
   // container runs here all the same.
-  if (auto r = services_.cutover->commit(facts); !r) {
+  if (auto r = services_.cutover->commit(cutover_); !r) {
     TS_LOG_ERROR("mig={} phase=commit cutover: {}", id_, r.error().message());
     cutover_error_ = r.error().message();
   }
@@ -198,8 +193,10 @@ std::string DestinationMove::lost() const {
 
 // Off the gap: what a running container does not wait for.
 void DestinationMove::finish_running() {
+  services_.passing.remove(staged_->id);
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
     TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  services_.cutover->arrived(cutover_);
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
@@ -249,6 +246,8 @@ void DestinationMove::undo() {
     gate_->abort(cancel_.reason());
   }
   engine_thread_.join();
+  arrival_thread_.join();
+  if (arrival_prepared_) services_.cutover->undo_arrival(cutover_);
   if (memory_) memory_->abort();  // the restored tasks are dead
   std::map<std::string, std::shared_ptr<Rootfs>> rounds;
   {
@@ -263,6 +262,7 @@ void DestinationMove::undo() {
   }
   if (staged_) {
     discard();
+    services_.passing.remove(staged_->id);
     gate_.reset();
     gate::remove_gate(staged_->id);
     if (connections_installed_) (void)network::remove_moved_connections(staged_->id);

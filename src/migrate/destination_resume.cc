@@ -14,6 +14,8 @@ Result<> DestinationMove::save() const {
   facts.set_own_address(own_address_);
   facts.set_lane_token(lane_token_);
   *facts.mutable_container() = to_facts(wanted_);
+  facts.mutable_container()->set_home(cutover_.home);
+  facts.mutable_container()->set_home_id(cutover_.home_id);
   facts.mutable_staged()->set_id(staged_->id);
   facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
   facts.mutable_staged()->set_rootfs(staged_->rootfs);
@@ -41,7 +43,12 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   started_ms_ = facts.started_ms();
   const auto& s = facts.staged();
   staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind()};
+  services_.passing.put(staged_->id);
   connections_installed_ = true;  // perhaps
+  set_cutover_facts(facts.container());
+  cutover_.engine = wanted_.engine;
+  cutover_.engine_id = staged_->id;
+  arrival_prepared_ = true;
   TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
   auto parked = gate::Parked::adopt(facts.parked());
   {

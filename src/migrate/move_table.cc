@@ -88,6 +88,7 @@ void MoveTable::run_source(SourceEntry& entry) {
   entry.feed->end();
   // Late packets are still passed on for a while.
   (void)sleep_for(services_.settings.hold_grace + milliseconds(200), stop_);
+  entry.move->end_late();
   MutexLock lock(mu_);
   entry.buried = true;
 }

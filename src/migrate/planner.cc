@@ -29,6 +29,10 @@ Result<peer::JudgeReply> ask(const Services& services, wire::Session& session, c
   peer::Request request;
   auto& judge = *request.mutable_judge();
   *judge.mutable_container() = to_facts(survey.container);
+  auto facts = cutover_facts(survey.container);
+  services.cutover->identify(facts);
+  judge.mutable_container()->set_home(facts.home);
+  judge.mutable_container()->set_home_id(facts.home_id);
   judge.mutable_container()->set_memory_bytes(survey.tasks.memory_bytes);
   judge.mutable_container()->set_rootfs_bytes(planned.rootfs.bytes);
   // Without it the plan says "not compared"; that is not a reason to fail.
@@ -72,6 +76,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.container = container_side(planned.survey.container);
   input.tasks = planned.survey.tasks;
   input.abilities = abilities();
+  input.abilities.published_ports_follow = services.cutover->name() == "tunnel";
   input.rootfs_bytes = planned.rootfs.bytes;
   input.rootfs_files = planned.rootfs.files;
   planned.max_bits_per_second =
@@ -128,14 +133,31 @@ Result<> judge_container(const Services& services, const peer::JudgeRequest& req
   return {};
 }
 
+void judge_network(const Services& services, const std::string& source, const peer::ContainerFacts& container,
+                   const engine::Container& wanted, peer::JudgeReply& reply) {
+  auto facts = cutover_facts(wanted);
+  facts.source = source;
+  facts.destination = services.settings.node;
+  facts.home = container.home();
+  facts.home_id = container.home_id();
+  auto judged = services.cutover->judge_arrival(facts);
+  if (judged && judged->empty()) return;
+  auto* row = reply.add_rows();
+  row->set_check("network");
+  row->set_verdict(judged ? peer::VERDICT_OK : peer::VERDICT_BLOCK);
+  row->set_found(judged ? *judged : judged.error().message());
+  if (!judged) row->set_remedy(judged.error().remedy());
+}
+
 }  // namespace
 
-Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request) {
+Result<peer::JudgeReply> judge(const Services& services, const std::string& source, const peer::JudgeRequest& request) {
   TS_TRY_ASSIGN(engine::Container wanted, from_facts(request.container()));
   peer::JudgeReply reply;
   Result<NodeFacts> facts = NodeFacts{};
   Thread gather("judge-facts", [&] { facts = services.node_facts(); });
   auto judged = judge_container(services, request, wanted, reply);
+  if (judged) judge_network(services, source, request.container(), wanted, reply);
   gather.join();
   TS_TRY(judged);
   TS_TRY(facts);

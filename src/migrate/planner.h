@@ -27,7 +27,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
                           wire::Session* session, const std::string& link_error, const PlanWishes& wishes,
                           const Cancel& cancel);
 // Destination.
-Result<peer::JudgeReply> judge(const Services& services, const peer::JudgeRequest& request);
+Result<peer::JudgeReply> judge(const Services& services, const std::string& source, const peer::JudgeRequest& request);
 
 // The peer's clock minus ours, in milliseconds, as far as one round trip tells.
 Result<double> clock_offset(wire::Session& session, const Cancel& cancel);

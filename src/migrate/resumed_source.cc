@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/wall_clock.h"
 #include "criu/rescue.h"
+#include "migrate/convert.h"
 #include "network/moved_connections.h"
 #include "sys/process.h"
 
@@ -51,6 +52,7 @@ void ResumedSource::run() {
   if (end_.cancelled()) return;
   if (outcome) outcome = facts_.post_copy() ? end_tasks() : tell_commit();
   if (end_.cancelled()) return;
+  if (outcome) lead_to_destination();
   if (outcome) forget();
   directory_ = {};
   record(outcome);
@@ -126,6 +128,21 @@ Result<> ResumedSource::end_tasks() {
   }
   (void)cgroup.thaw(Deadline::in(milliseconds(100)));
   return shut.open();
+}
+
+void ResumedSource::lead_to_destination() {
+  auto container = from_facts(facts_.network());
+  if (!container) return;
+  auto facts = cutover_facts(*container);
+  facts.move_id = id_;
+  facts.source = services_.settings.node;
+  facts.destination = facts_.peer();
+  facts.home = facts_.network().home();
+  facts.home_id = facts_.network().home_id();
+  if (auto r = services_.cutover->left(facts); !r)
+    TS_LOG_ERROR("recovery: mig={} network: {}", id_, r.error().message());
+  services_.cutover->settled(facts);
+  services_.cutover->gone(facts);
 }
 
 void ResumedSource::forget() {

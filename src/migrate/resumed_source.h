@@ -38,6 +38,7 @@ class ResumedSource {
   Result<> all_there();
   Result<> end_tasks();
   void forget();
+  void lead_to_destination();
   void record(const Result<>& outcome);
 
   Services& services_;

@@ -8,6 +8,7 @@
 #include "base/node_facts.h"
 #include "criu/memory_method.h"
 #include "engine/engine.h"
+#include "migrate/passing.h"
 #include "network/cutover.h"
 #include "plan/reservations.h"
 #include "state/store.h"
@@ -43,6 +44,7 @@ struct Services {
   std::vector<std::unique_ptr<engine::Engine>> engines;
   std::unique_ptr<network::CutoverDriver> cutover;
   plan::ReservationBook reservations{};
+  Passing passing{};
 
   // kNotFound names the engines there are.
   Result<engine::Engine*> engine(std::string_view name) const;

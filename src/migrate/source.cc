@@ -38,6 +38,7 @@ SourceMove::SourceMove(Services& services, SourceRequest request, Reporter::Sink
 }
 
 SourceMove::~SourceMove() {
+  services_.passing.remove(planned_.survey.container.id);
   if (leaving_.cancelled()) tmpfs_.keep();
 }
 
@@ -143,7 +144,16 @@ Result<> SourceMove::reserve() {
   auto& r = *request.mutable_reserve();
   const auto& s = planned_.survey;
   r.set_move_id(id());
+  cutover_ = cutover_facts(s.container);
+  cutover_.move_id = id();
+  cutover_.source = services_.settings.node;
+  cutover_.source_address = session_->local().host;
+  cutover_.destination = request_.peer;
+  cutover_.destination_address = session_->remote().host;
+  services_.cutover->identify(cutover_);
   *r.mutable_container() = to_facts(s.container);
+  r.mutable_container()->set_home(cutover_.home);
+  r.mutable_container()->set_home_id(cutover_.home_id);
   live_ = services_.settings.memory_method.method != criu::MemoryMethod::kFull;
   r.set_live_memory(live_);
   r.set_images_bytes(images_reserve(s.tasks, live_));

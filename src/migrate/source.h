@@ -50,6 +50,8 @@ class SourceMove {
   // The daemon ends, and the move is committed: what is still to be done is left to the next daemon.
   void leave() { leaving_.cancel("the daemon ends"); }
   // Ends the forwarding of late packets before its time: the container comes back to this node.
+  // Late packets are not passed on any more.
+  void end_late() { services_.cutover->gone(cutover_); }
   void end_hold(const std::vector<std::string>& addresses);
   const std::string& id() const { return request_.move_id; }
   // "podman:redis", once it is known.
@@ -80,6 +82,7 @@ class SourceMove {
   Result<plan::ConvergeLimits> converge_limits();
   // Phase III
   Result<> freeze_and_dump();
+  void keep_unread();
   void undo_freeze();
   Result<> transfer();
   Result<> restore();
@@ -99,6 +102,7 @@ class SourceMove {
   double link_bits_per_second() const;
   Result<> start_dump();
   Result<> tell_commit();
+  void lead_to_destination(bool confirmed);
   Result<peer::Reply> call(const peer::Request& request, milliseconds limit);
   Result<> send_chunk(uint8_t kind, const std::string& name, uint64_t offset, std::span<const std::byte> data,
                       wire::Route route);
@@ -161,6 +165,7 @@ class SourceMove {
   std::vector<network::Connection> connections_;
   peer::Parked parked_;
   peer::Running running_;
+  network::CutoverFacts cutover_;  // from the plan on
   std::vector<std::string> warnings_;
 };
 

@@ -5,8 +5,10 @@
 #include "base/text.h"
 #include "engine/oci_bundle.h"
 #include "migrate/channels.h"
+#include "migrate/convert.h"
 #include "migrate/resume_file.h"
 #include "migrate/source.h"
+#include "network/unread_datagrams.h"
 #include "sys/breakpoints.h"
 #include "sys/cgroup.h"
 #include "sys/process.h"
@@ -58,6 +60,7 @@ Result<> SourceMove::get_ready() {
       warnings_.push_back(
           fmt::format("hold: packets that arrive during the gap are not kept: {}", hold.error().message()));
   }
+  TS_TRY_CTX(services_.cutover->prepare_leave(cutover_), "prepare the way to the container's addresses");
   images_ = std::make_unique<memory::ImageSender>(
       directory_ + "/images",
       [this](const std::string& name, uint64_t offset, std::span<const std::byte> data) -> Result<> {
@@ -70,6 +73,7 @@ Result<> SourceMove::get_ready() {
 }
 
 void SourceMove::undo_ready() {
+  services_.cutover->stay(cutover_);
   breakpoints_.reset();
   images_.reset();
   hold_.reset();
@@ -100,6 +104,7 @@ Result<> SourceMove::freeze_and_dump() {
   TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
   // In CRIU's place, which takes longer, and again for the restore.
   TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
+  keep_unread();
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
   if (live_)
@@ -113,6 +118,21 @@ Result<> SourceMove::freeze_and_dump() {
   TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
   reporter_.gap_part("dump");
   return {};
+}
+
+// What the container was sent and has not read yet goes with what arrives from now on: CRIU leaves it behind.
+void SourceMove::keep_unread() {
+  if (!hold_) return;
+  network::UnreadDatagrams unread;
+  if (auto r = network::take_unread_datagrams(planned_.survey.pids, unread); !r)
+    warnings_.push_back(
+        fmt::format("hold: datagrams that {} has not read yet may be lost: {}", container(), r.error().message()));
+  if (unread.lost > 0)
+    warnings_.push_back(
+        fmt::format("hold: {} datagrams that {} had not read are lost: they were sent to a loopback or "
+                    "multicast address, or were too many",
+                    unread.lost, container()));
+  hold_->keep_first(std::move(unread.packets));
 }
 
 void SourceMove::undo_freeze() {
@@ -142,15 +162,7 @@ void SourceMove::undo_freeze() {
   }
   rootfs_thread_.join();
   stop_memory();
-  network::CutoverFacts facts;
-  facts.move_id = id();
-  facts.container = planned_.survey.container.name;
-  for (const auto& a : planned_.survey.container.addresses) facts.addresses.push_back(a.ip);
-  facts.source = services_.settings.node;
-  facts.source_address = session_->local().host;
-  facts.destination = request_.peer;
-  facts.destination_address = session_->remote().host;
-  if (auto r = services_.cutover->rollback(facts); !r) TS_LOG_ERROR("mig={} cutover: {}", id(), r.error().message());
+  if (auto r = services_.cutover->rollback(cutover_); !r) TS_LOG_ERROR("mig={} cutover: {}", id(), r.error().message());
 }
 
 Result<> SourceMove::transfer() {
@@ -245,6 +257,10 @@ Result<> SourceMove::save() const {
   facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
   facts.set_link_bytes_per_second(link_bits_per_second() / 8);
   facts.set_max_bits_per_second(planned_.max_bits_per_second);
+  *facts.mutable_network() = to_facts(container);
+  facts.mutable_network()->clear_engine_spec();
+  facts.mutable_network()->set_home(cutover_.home);
+  facts.mutable_network()->set_home_id(cutover_.home_id);
   return write_resume_file(directory_, file);
 }
 
@@ -268,6 +284,7 @@ Result<> SourceMove::decision_unknown(const Error& error) {
 Result<> SourceMove::release() {
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
   // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
+  services_.passing.leave(planned_.survey.container.id, false);
   auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
   if (cgroup && !follow_) {
     // Giving back a gigabyte takes tens of milliseconds, and others wait for the processors.
@@ -277,10 +294,8 @@ Result<> SourceMove::release() {
   auto told = tell_commit();
   reporter_.gap_ends("release");
   urgent_.reset();
-  if (hold_ && told) {
-    if (auto r = hold_->deliver_to(session_->remote().host); !r)
-      warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", r.error().message()));
-  }
+  lead_to_destination(told.has_value());
+  services_.passing.leave(planned_.survey.container.id, true);
   memory_.reset();
   if (!follow_) {
     end_source_tasks();
@@ -290,6 +305,20 @@ Result<> SourceMove::release() {
   if (!told) TS_LOG_WARN("mig={} phase=release: {}", id(), told.error().message());
   confirmed_ = told.has_value();
   return {};
+}
+
+// The way first: what was held would come back by the old one. Also when the destination has not confirmed: it will,
+// and here it never runs again.
+void SourceMove::lead_to_destination(bool confirmed) {
+  auto way = services_.cutover->left(cutover_);
+  if (!way) {
+    TS_LOG_ERROR("mig={} phase=release network: {}", id(), way.error().message());
+    warnings_.push_back(fmt::format("network: {}", way.error().message()));
+  }
+  if (!hold_ || !confirmed) return;
+  auto delivered = way && *way ? hold_->deliver_through(**way) : hold_->deliver_to(session_->remote().host);
+  if (!delivered)
+    warnings_.push_back(fmt::format("hold: kept packets were not delivered: {}", delivered.error().message()));
 }
 
 void SourceMove::end_source_tasks() {
@@ -325,6 +354,7 @@ Result<> SourceMove::tell_commit() {
 }
 
 Result<> SourceMove::cleanup() {
+  services_.cutover->settled(cutover_);
   session_.reset();
   dump_.reset();
   breakpoints_.reset();
@@ -332,6 +362,7 @@ Result<> SourceMove::cleanup() {
   auto& survey = planned_.survey;
   if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)
     warnings_.push_back(fmt::format("the stopped source container was not removed: {}", r.error().message()));
+  services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);
   (void)sys::remove_tree(layers_dir_);
   return {};

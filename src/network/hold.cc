@@ -140,7 +140,19 @@ class TunHold final : public PacketHold {
     return {};
   }
 
-  Result<> deliver_here() override { return deliver(home_, {}, kStragglers); }
+  void keep_first(std::vector<std::vector<std::byte>> packets) override {
+    MutexLock lock(mu_);
+    if (state_ != State::kHolding) return;
+    auto at = queue_.begin();
+    for (auto& packet : packets) {
+      auto to = destination_of(packet);
+      if (!to || std::ranges::find(addresses_, *to) == addresses_.end()) continue;
+      count_locked(packet.size());
+      at = std::next(queue_.insert(at, {*to, std::move(packet)}));
+    }
+  }
+
+  Result<> deliver_here() override { return deliver(home_, false, {}, kStragglers); }
 
   Result<> deliver_to(const std::string& destination_host) override {
     TS_TRY_ASSIGN(IpAddress host, IpAddress::parse(destination_host));
@@ -154,7 +166,16 @@ class TunHold final : public PacketHold {
       MutexLock lock(mu_);
       TS_TRY_ASSIGN(way, netlink_.route_to(host));
     }
-    return deliver(way.interface, way.gateway.value_or(host), options_.grace);
+    return deliver(way.interface, true, way.gateway.value_or(host), options_.grace);
+  }
+
+  Result<> deliver_through(const std::string& interface) override {
+    unsigned index = 0;
+    {
+      MutexLock lock(mu_);
+      TS_TRY_ASSIGN(index, netlink_.link_index(interface));
+    }
+    return deliver(index, true, {}, options_.grace);
   }
 
   HoldStats stats() const override {
@@ -165,11 +186,11 @@ class TunHold final : public PacketHold {
  private:
   enum class State { kPrepared, kHolding, kFlushing, kPassing, kDone };
 
-  // `gateway` set: the packets go on to another host.
-  Result<> deliver(unsigned interface, std::optional<IpAddress> gateway, milliseconds then_for) {
+  // `onwards`: the packets go to another host.
+  Result<> deliver(unsigned interface, bool onwards, std::optional<IpAddress> gateway, milliseconds then_for) {
     MutexLock lock(mu_);
     if (state_ != State::kHolding) return fail(Errc::kRefused, "no packets are held");
-    if (gateway) {
+    if (onwards) {
       for (const auto& a : addresses_) {
         forward_.push_back({a, interface, gateway, kForwardMetric});
         TS_TRY(netlink_.put_route(forward_.back()));
@@ -214,6 +235,7 @@ class TunHold final : public PacketHold {
   int prepare_wait() {
     MutexLock lock(mu_);
     if (stop_) return -1;
+    if (!queue_.empty() && (state_ == State::kFlushing || state_ == State::kPassing)) return 1;
     if (state_ != State::kPassing) return 60'000;
     auto left = std::chrono::ceil<milliseconds>(pass_until_ - Clock::now()).count();
     return left > 0 ? static_cast<int>(left) : -1;
@@ -238,28 +260,32 @@ class TunHold final : public PacketHold {
       return;
     }
     queue_.push_back({to, std::vector<std::byte>(packet.begin(), packet.end())});
-    queued_bytes_ += cost;
+    count_locked(packet.size());
+  }
+
+  void count_locked(size_t bytes) REQUIRES(mu_) {
+    queued_bytes_ += bytes + kPacketCost;
     ++stats_.held_packets;
-    stats_.held_bytes += packet.size();
+    stats_.held_bytes += bytes;
     stats_.max_queued_bytes = std::max<uint64_t>(stats_.max_queued_bytes, queued_bytes_);
   }
 
-  // In batches, so that what arrives meanwhile is taken out of the device, behind what is kept.
+  // A batch per millisecond: a tunnel's device drops what does not fit into its queue, and says so to nobody; an
+  // application has room for some hundred datagrams. More of a very long queue, so that a full one is sent in some
+  // seconds. What arrives meanwhile is taken out of our own device, behind what is kept.
   void flush() {
-    constexpr int kBatch = 256;
+    constexpr size_t kBatch = 64;
     MutexLock lock(mu_);
     if (state_ != State::kFlushing && state_ != State::kPassing) return;
-    for (int i = 0; i < kBatch && !queue_.empty(); ++i) {
+    if (Clock::now() < next_batch_) return;
+    next_batch_ = Clock::now() + milliseconds(1);
+    for (size_t i = std::max(kBatch, queue_.size() / 1000); i > 0 && !queue_.empty(); --i) {
       auto& packet = queue_.front();
       if (!sender_.send(packet.bytes, packet.to)) ++stats_.failed_packets;
       queued_bytes_ -= packet.bytes.size() + kPacketCost;
       queue_.pop_front();
     }
-    if (!queue_.empty()) {
-      wake();
-      return;
-    }
-    if (state_ == State::kPassing) return;
+    if (!queue_.empty() || state_ == State::kPassing) return;
     forward_before_own_routes_locked();
     // From here on new packets go the way of the other route; the few that are on their way into the device follow.
     remove_hold_routes_locked();
@@ -330,7 +356,7 @@ class TunHold final : public PacketHold {
   size_t queued_bytes_ GUARDED_BY(mu_) = 0;
   std::vector<HostRoute> forward_ GUARDED_BY(mu_);
   HoldStats stats_ GUARDED_BY(mu_);
-  Clock::time_point began_ GUARDED_BY(mu_), pass_until_ GUARDED_BY(mu_);
+  Clock::time_point began_ GUARDED_BY(mu_), pass_until_ GUARDED_BY(mu_), next_batch_ GUARDED_BY(mu_) = {};
   milliseconds pass_for_ GUARDED_BY(mu_) = milliseconds(0);
   Thread thread_;
 };

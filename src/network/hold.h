@@ -41,12 +41,17 @@ class PacketHold {
   // From its return on, packets that reach this host for the addresses are kept. Under a millisecond. Call it before
   // anything locks the container's network.
   virtual Result<> begin() = 0;
+  // Puts whole IP packets for the addresses before those that have been kept since begin(): what had arrived, and not
+  // been read. Others are left out. Between begin() and the delivery.
+  virtual void keep_first(std::vector<std::vector<std::byte>> packets) = 0;
   // Rollback: kept packets go to the container on this host, in order. Call it when the container's network is
   // unlocked.
   virtual Result<> deliver_here() = 0;
   // Commit: kept packets, and late ones for `grace`, go to `destination_host` (its address). Call it after the cutover:
   // a router between the hosts must know the new place already, or the packets come back.
   virtual Result<> deliver_to(const std::string& destination_host) = 0;
+  // The same by an interface that leads there and nowhere else (a tunnel).
+  virtual Result<> deliver_through(const std::string& interface) = 0;
   virtual HoldStats stats() const = 0;
 };
 

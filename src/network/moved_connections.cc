@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "network/socket_table.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
@@ -45,22 +46,14 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
 }
 
 Result<> read_table(const std::string& path, std::set<Connection>& out) {
-  auto text = sys::read_file(path, 256U << 20);
-  if (!text && text.error().code() == Errc::kNotFound && path.ends_with('6')) return {};  // a kernel without IPv6
-  if (!text) return std::unexpected(std::move(text).error());
-  bool heading = true;
-  for (const auto& line : split(*text, '\n')) {
-    if (std::exchange(heading, false)) continue;
-    std::vector<std::string> fields;
-    for (auto& f : split(line, ' '))
-      if (!f.empty() && fields.size() < 4) fields.push_back(std::move(f));
-    if (fields.size() < 4 || !travels(fields[3])) continue;
-    TS_TRY_ASSIGN(Endpoint local, parse_endpoint(fields[1]));
-    TS_TRY_ASSIGN(Endpoint remote, parse_endpoint(fields[2]));
+  return each_socket(path, 4, [&](const std::vector<std::string>& words) -> Result<> {
+    if (!travels(words[3])) return {};
+    TS_TRY_ASSIGN(Endpoint local, parse_endpoint(words[1]));
+    TS_TRY_ASSIGN(Endpoint remote, parse_endpoint(words[2]));
     if (!local.address.is_loopback() && !remote.address.is_loopback())
       out.insert({local.address, local.port, remote.address, remote.port});
-  }
-  return {};
+    return {};
+  });
 }
 
 std::string table_name(const std::string& container_id) { return std::string(kPrefix) + table_key(container_id); }

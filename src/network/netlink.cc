@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -28,8 +29,19 @@ class Request {
     size_t at = bytes_.size();
     bytes_.resize(at + RTA_SPACE(size));
     std::memcpy(bytes_.data() + at, &a, sizeof a);
-    std::memcpy(bytes_.data() + at + RTA_LENGTH(0), data, size);
+    if (size > 0) std::memcpy(bytes_.data() + at + RTA_LENGTH(0), data, size);
   }
+  // What add() appends until close() is inside of it.
+  size_t open(uint16_t type) {
+    size_t at = bytes_.size();
+    add(static_cast<uint16_t>(type | NLA_F_NESTED), nullptr, 0);
+    return at;
+  }
+  void close(size_t at) {
+    auto length = static_cast<uint16_t>(bytes_.size() - at);
+    std::memcpy(bytes_.data() + at, &length, sizeof length);
+  }
+  void add_text(uint16_t type, const std::string& text) { add(type, text.c_str(), text.size() + 1); }
   void add_u32(uint16_t type, uint32_t value) { add(type, &value, sizeof value); }
   void add_address(uint16_t type, const IpAddress& a) { add(type, a.data(), a.size()); }
   std::span<uint8_t> finished() {
@@ -47,12 +59,12 @@ Request<rtmsg> route_request(uint16_t type, uint16_t flags, const HostRoute& rou
   m.rtm_family = route.to.family();
   m.rtm_dst_len = static_cast<unsigned char>(route.to.bits());
   m.rtm_table = RT_TABLE_MAIN;
-  m.rtm_protocol = HostRoute::kProtocol;
+  m.rtm_protocol = route.protocol;
   m.rtm_type = RTN_UNICAST;
   m.rtm_scope = route.gateway || !route.to.is_v4() ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
   Request<rtmsg> r(type, flags, m);
   r.add_address(RTA_DST, route.to);
-  r.add_u32(RTA_OIF, route.interface);
+  if (route.interface != 0) r.add_u32(RTA_OIF, route.interface);
   if (route.gateway) r.add_address(RTA_GATEWAY, *route.gateway);
   if (route.metric != 0) r.add_u32(RTA_PRIORITY, route.metric);
   return r;
@@ -82,6 +94,11 @@ Result<IpAddress> address_of(std::span<const uint8_t> bytes) {
   std::array<uint8_t, 16> v6;
   std::memcpy(v6.data(), bytes.data(), v6.size());
   return IpAddress::v6(v6);
+}
+
+std::string text_of(std::span<const uint8_t> bytes) {
+  std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return text.c_str();  // cut at the terminating zero
 }
 
 uint32_t u32_of(std::span<const uint8_t> bytes) {
@@ -161,6 +178,78 @@ Result<> Netlink::set_link_up(unsigned interface, unsigned mtu, unsigned queue_l
   return {};
 }
 
+Result<> Netlink::make_link(const std::string& name, const std::string& kind) {
+  Request<ifinfomsg> r(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, ifinfomsg{});
+  r.add_text(IFLA_IFNAME, name);
+  size_t info = r.open(IFLA_LINKINFO);
+  r.add_text(IFLA_INFO_KIND, kind);
+  r.close(info);
+  TS_TRY(ask(r.finished(), fmt::format("make the interface {} ({})", name, kind)));
+  return {};
+}
+
+Result<std::string> Netlink::link_kind(unsigned interface) {
+  ifinfomsg m = {};
+  m.ifi_index = static_cast<int>(interface);
+  Request<ifinfomsg> r(RTM_GETLINK, 0, m);
+  TS_TRY_ASSIGN(auto answer, ask(r.finished(), fmt::format("read the kind of interface {}", interface)));
+  std::string kind;
+  if (answer.size() < NLMSG_SPACE(sizeof m)) return kind;
+  each_attribute(std::span(answer).subspan(NLMSG_SPACE(sizeof m)), [&](uint16_t type, std::span<const uint8_t> v) {
+    if (static_cast<uint16_t>(type & NLA_TYPE_MASK) != IFLA_LINKINFO) return;
+    each_attribute(v, [&](uint16_t inner, std::span<const uint8_t> w) {
+      if (inner == IFLA_INFO_KIND) kind = text_of(w);
+    });
+  });
+  return kind;
+}
+
+Result<> Netlink::remove_link(unsigned interface) {
+  ifinfomsg m = {};
+  m.ifi_index = static_cast<int>(interface);
+  Request<ifinfomsg> r(RTM_DELLINK, NLM_F_ACK, m);
+  auto done = ask(r.finished(), fmt::format("remove interface {}", interface));
+  if (!done && done.error().sys_errno() != ENODEV) return std::unexpected(std::move(done).error());
+  return {};
+}
+
+Result<> Netlink::put_address(unsigned interface, const IpAddress& address, bool for_host_only) {
+  ifaddrmsg m = {};
+  m.ifa_family = address.family();
+  m.ifa_prefixlen = static_cast<uint8_t>(address.bits());
+  m.ifa_flags = address.is_v4() ? 0 : IFA_F_NODAD;
+  m.ifa_scope = for_host_only ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE;
+  m.ifa_index = interface;
+  Request<ifaddrmsg> r(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, m);
+  r.add_address(IFA_LOCAL, address);
+  r.add_address(IFA_ADDRESS, address);
+  TS_TRY(ask(r.finished(), fmt::format("give interface {} the address {}", interface, address.text())));
+  return {};
+}
+
+Result<> Netlink::put_prefix_route(const IpAddress& prefix, unsigned bits, unsigned interface) {
+  // NB: not the protocol of the host routes, which are all removed when the daemon starts.
+  constexpr uint8_t kProtocol = HostRoute::kProtocol + 1;
+  rtmsg m = {};
+  m.rtm_family = prefix.family();
+  m.rtm_dst_len = static_cast<unsigned char>(bits);
+  m.rtm_table = RT_TABLE_MAIN;
+  m.rtm_protocol = kProtocol;
+  m.rtm_type = RTN_UNICAST;
+  m.rtm_scope = prefix.is_v4() ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
+  Request<rtmsg> r(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, m);
+  r.add_address(RTA_DST, prefix);
+  r.add_u32(RTA_OIF, interface);
+  TS_TRY(ask(r.finished(), fmt::format("set the route to {}/{}", prefix.text(), bits)));
+  return {};
+}
+
+Result<unsigned> Netlink::path_mtu(const IpAddress& to) {
+  TS_TRY_ASSIGN(RouteAnswer route, route_to(to));
+  TS_TRY_ASSIGN(unsigned link, link_mtu(route.interface));
+  return route.mtu == 0 ? link : std::min(route.mtu, link);
+}
+
 Result<> Netlink::put_route(const HostRoute& route) {
   auto r = route_request(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, route);
   TS_TRY(ask(r.finished(), "set the " + describe(route)));
@@ -197,6 +286,35 @@ Result<> Netlink::remove_route(const HostRoute& route) {
   return {};
 }
 
+namespace {
+
+Request<ndmsg> answer_request(uint16_t type, uint16_t flags, unsigned interface, const IpAddress& address) {
+  ndmsg m = {};
+  m.ndm_family = address.family();
+  m.ndm_ifindex = static_cast<int>(interface);
+  m.ndm_flags = NTF_PROXY;
+  Request<ndmsg> r(type, flags, m);
+  r.add_address(NDA_DST, address);
+  return r;
+}
+
+}  // namespace
+
+Result<> Netlink::put_answer(unsigned interface, const IpAddress& address, uint8_t protocol) {
+  auto r = answer_request(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, interface, address);
+  r.add(NDA_PROTOCOL, &protocol, sizeof protocol);
+  TS_TRY(ask(r.finished(), fmt::format("answer for {} on interface {}", address.text(), interface)));
+  return {};
+}
+
+Result<> Netlink::remove_answer(unsigned interface, const IpAddress& address) {
+  auto r = answer_request(RTM_DELNEIGH, NLM_F_ACK, interface, address);
+  auto done = ask(r.finished(), fmt::format("answer no more for {} on interface {}", address.text(), interface));
+  if (!done && done.error().sys_errno() != ENOENT && done.error().sys_errno() != ENODEV)
+    return std::unexpected(std::move(done).error());
+  return {};
+}
+
 Result<RouteAnswer> Netlink::route_to(const IpAddress& to) {
   rtmsg m = {};
   m.rtm_family = to.family();
@@ -212,6 +330,11 @@ Result<RouteAnswer> Netlink::route_to(const IpAddress& to) {
   Result<> ok;
   each_attribute(std::span(answer).subspan(NLMSG_SPACE(sizeof m)), [&](uint16_t type, std::span<const uint8_t> v) {
     if (type == RTA_OIF) out.interface = u32_of(v);
+    if (type == RTA_METRICS) {
+      each_attribute(v, [&](uint16_t metric, std::span<const uint8_t> w) {
+        if (metric == RTAX_MTU) out.mtu = u32_of(w);
+      });
+    }
     if (type != RTA_GATEWAY) return;
     auto gateway = address_of(v);
     if (gateway)

@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "base/text.h"
+#include "names/directory.h"
 #include "sys/file.h"
 #include "wire/endpoint.h"
 
@@ -48,6 +49,23 @@ std::string check_address(const std::string& value) {
 
 std::string check_program(const std::string& value) { return value.empty() ? "no program is named" : ""; }
 
+std::string check_interface(const std::string& value) {
+  if (value.size() > 11 || !is_plain_name(value)) return "letters, digits, '.', '_' and '-' only, at most 11";
+  return value.starts_with("tsh") ? "names with tsh are those of devices that hold packets" : "";
+}
+
+std::string check_domain(const std::string& value) {
+  for (const auto& label : split(value, '.'))
+    if (label.empty() || names::dns_label(label) != label) return "words of a-z, 0-9 and '-', with dots between them";
+  return value.size() > 100 ? "at most 100 characters" : "";
+}
+
+std::string check_ipv4(const std::string& value) {
+  auto address = network::IpAddress::parse(value);
+  if (!address || !address->is_v4() || address->text() != value) return "no IPv4 address";
+  return address->is_loopback() ? "containers cannot reach a loopback address" : "";
+}
+
 constexpr int64_t kDay = 86'400;
 
 const auto& entries() {
@@ -79,12 +97,25 @@ const auto& entries() {
             "a reservation ends this long after the last word from its source"},
       Entry{"move.memory_margin_mib", Number{&Config::memory_margin_mib, 0, 1 << 20},
             "memory that arriving containers must leave free on this node"},
-      Entry{"cutover.driver", Text{&Config::cutover_driver, false, "none|hook"}, "how traffic moves at the commit"},
+      Entry{"cutover.driver", Text{&Config::cutover_driver, false, "tunnel|hook|none"},
+            "how traffic moves at the commit"},
       Entry{"cutover.hook", Text{&Config::cutover_hook}, "command of the driver `hook` (docs/network.md)"},
       Entry{"hold.buffer_mib", Number{&Config::hold_buffer_mib, 1, 4096},
             "packets kept while the container is frozen; more are dropped and counted"},
       Entry{"hold.grace_ms", Number{&Config::hold_grace_ms, 0, 60'000},
             "how long late packets are still passed on to the destination"},
+      Entry{"tunnel.enabled", Flag{&Config::tunnel_enabled},
+            "a WireGuard tunnel to every peer, where the kernel or wireguard-go has it; false takes it down"},
+      Entry{"tunnel.interface", Text{&Config::tunnel_interface, false, {}, check_interface},
+            "beginning of the names of its network interfaces: ts0, ts1…"},
+      Entry{"tunnel.port", Number{&Config::tunnel_port, 1, 65535},
+            "UDP, the first port of its interfaces: each peer has one of its own"},
+      Entry{"names.enabled", Flag{&Config::names_enabled},
+            "names of containers in DNS, by dnsmasq where that is installed (docs/names.md); false takes them down"},
+      Entry{"names.domain", Text{&Config::names_domain, false, {}, check_domain}, "their domain: NAME.transship"},
+      Entry{"names.address", Text{&Config::names_address, false, {}, check_ipv4},
+            "of the nameserver, the same on every node; on an interface of its own"},
+      Entry{"names.program", Text{&Config::names_program, false, {}, check_program}, "dnsmasq"},
   };
   return kEntries;
 }

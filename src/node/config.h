@@ -31,10 +31,17 @@ struct Config {
   int64_t gate_deadline_ms = 5000;
   int64_t reservation_ttl_s = 30;
   int64_t memory_margin_mib = 64;
-  std::string cutover_driver = "none";
+  std::string cutover_driver = "tunnel";
   std::string cutover_hook;
   int64_t hold_buffer_mib = 64;
   int64_t hold_grace_ms = 3000;
+  bool tunnel_enabled = true;
+  std::string tunnel_interface = "ts";
+  int64_t tunnel_port = 7441;
+  bool names_enabled = true;
+  std::string names_domain = "transship";
+  std::string names_address = "169.254.185.53";
+  std::string names_program = "dnsmasq";
 };
 
 // One documented value, for --check-config and the table in docs/configuration.md.

@@ -50,9 +50,17 @@ TEST(Config, ErrorsNameFileLineAndWhatIsAllowed) {
            {"[runc]\nprogram = \"\"", "t.toml:2: runc.program \"\": no program"},
            {"[criu]\n\nprogram = \"\"", "t.toml:3: criu.program \"\": no program"},
            {"[podman]\nenabled = 1", "true or false"},
-           {"[cutover]\ndriver = \"magic\"", "one of none|hook"},
+           {"[cutover]\ndriver = \"magic\"", "one of tunnel|hook|none"},
            {"[cutover]\ndriver = \"hook\"", "t.toml:2: cutover.driver is \"hook\" but cutover.hook names no command"},
            {"[cutover]\nhook = \" \"\ndriver = \"hook\"", "t.toml:3: cutover.driver is \"hook\""},
+           {"[tunnel]\ninterface = \"ts/0\"", "t.toml:2: tunnel.interface \"ts/0\": letters"},
+           {"[tunnel]\ninterface = \"0123456789abcdef\"", "at most 11"},
+           {"[tunnel]\ninterface = \"tsh1\"", "hold packets"},
+           {"[tunnel]\nport = 0", "tunnel.port must be a whole number from 1 to 65535"},
+           {"[names]\ndomain = \"Trans_ship\"", "t.toml:2: names.domain \"Trans_ship\": words"},
+           {"[names]\ndomain = \"a..b\"", "words"},
+           {"[names]\naddress = \"127.0.0.9\"", "loopback"},
+           {"[names]\naddress = \"fd00::1\"", "no IPv4"},
            {"[node\n", "t.toml:1"},
        }) {
     auto c = parse_config(text, "t.toml");

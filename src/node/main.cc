@@ -12,9 +12,12 @@
 #include "migrate/cpu_features.h"
 #include "migrate/move_table.h"
 #include "node/config.h"
+#include "node/names_keeper.h"
+#include "node/network_watch.h"
 #include "node/node_service.h"
 #include "node/peer_service.h"
 #include "node/recovery.h"
+#include "node/tunnel_keeper.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
@@ -22,8 +25,11 @@ namespace transship::node {
 namespace {
 
 constexpr milliseconds kGarbageEvery{30'000};
+constexpr milliseconds kExposuresEvery{5'000};
 constexpr milliseconds kProbeLimit{5000};
 constexpr int kDescriptors = 4096;
+// In the prefix of the tunnel's addresses (network/tunnel_key.h).
+constexpr const char* kNamesAddressV6 = "fd80:ebe5:8657::53";
 
 Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& config) {
   std::vector<std::unique_ptr<engine::Engine>> engines;
@@ -73,6 +79,36 @@ migrate::Settings to_settings(const Config& config) {
   return s;
 }
 
+TunnelKeeperOptions tunnel_options(const Config& config) {
+  TunnelKeeperOptions o;
+  o.enabled = config.tunnel_enabled;
+  o.tunnel.interface = config.tunnel_interface;
+  o.tunnel.port = static_cast<uint16_t>(config.tunnel_port);
+  o.tunnel.run_dir = config.run_dir;
+  o.key_file = config.state_dir + "/tunnel.key";
+  return o;
+}
+
+NamesOptions names_options(const Config& config) {
+  NamesOptions o;
+  o.enabled = config.names_enabled;
+  auto v4 = network::IpAddress::parse(config.names_address);
+  auto v6 = network::IpAddress::parse(kNamesAddressV6);
+  bool has_v6 = ::access("/proc/net/if_inet6", F_OK) == 0;
+  for (const auto& address : {v4, v6})
+    if (address && (address->is_v4() || has_v6)) o.server.addresses.push_back(*address);
+  o.server.program = config.names_program;
+  o.server.domain = config.names_domain;
+  o.server.directory = config.run_dir + "-names";  // beside it: the server's user may not enter the run directory
+  o.resolver.record = config.state_dir + "/names.resolver";
+  o.resolver.address = config.names_address;
+  o.resolver.own_addresses = {config.names_address, kNamesAddressV6};
+  o.resolver.interface = o.server.interface;
+  o.resolver.domain = config.names_domain;
+  o.memory_file = config.state_dir + "/names.json";
+  return o;
+}
+
 // What the dump of memory may look like here: found out now, so that no move waits for it.
 Result<criu::MethodFinding> find_memory_method(const Config& config) {
   std::string scratch = config.run_dir + "/probe";
@@ -83,6 +119,7 @@ Result<criu::MethodFinding> find_memory_method(const Config& config) {
   return finding;
 }
 
+// The one of the tunnel comes when there is one: see serve().
 Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& config) {
   std::vector<std::string> command;
   if (config.cutover_driver == "hook") {
@@ -132,19 +169,35 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   TS_TRY_ASSIGN(auto owned_services, make_services(config));
   migrate::Services& services = *owned_services;
   auto unfinished = recover(services);
+  // Before anything moves on: containers are reached through it.
+  TS_TRY_ASSIGN(auto tunnel, TunnelKeeper::start(services, tunnel_options(config)));
+  migrate::Exposures exposures(*services.store, services.identity.fingerprint().text());
+  if (auto r = exposures.load(); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+  migrate::Placements placements(*services.store, *tunnel, &exposures);
+  auto owned_cutover = std::make_unique<migrate::TunnelCutover>(services, placements, *tunnel);
+  auto& by_tunnel = *owned_cutover;
+  if (config.cutover_driver == "tunnel") services.cutover = std::move(owned_cutover);
+  if (auto r = placements.load(); !r) TS_LOG_ERROR("network: {}", r.error().message());
+  migrate::Exposer exposer(services, placements, exposures, *tunnel);
+  NetworkWatch network(placements, by_tunnel, *tunnel);
   migrate::MoveTable moves(services);
   resume(services, moves, unfinished);
-  PeerService peers(services, moves);
+  TS_TRY_ASSIGN(auto names, NamesKeeper::start(services, placements, names_options(config)));
+  PeerService peers(services, moves, *tunnel, by_tunnel, exposer, *names);
   wire::ListenerOptions options;
   TS_TRY_ASSIGN(options.address, wire::parse_endpoint(config.listen, true));
   TS_TRY_ASSIGN(auto listener, wire::Listener::start(options, services.identity, pins_of(*services.store),
                                                      [&](wire::Accepted connection, const Cancel& cancel) {
                                                        peers.handle(std::move(connection), cancel);
                                                      }));
-  TS_TRY_ASSIGN(auto local, LocalServer::start(config.socket, services, moves, *listener));
+  TS_TRY_ASSIGN(auto local,
+                LocalServer::start(config.socket, services, moves, *tunnel, placements, exposer, *names, *listener));
   TS_TRY_ASSIGN(Cancel stop, Cancel::create());
   Thread garbage("garbage", [&] {
     while (sleep_for(kGarbageEvery, stop)) collect_garbage(services);
+  });
+  Thread exposing("exposing", [&] {
+    while (sleep_for(kExposuresEvery, stop)) exposer.keep_up();
   });
   // What these ask programs for is remembered, so that the first plan does not wait for it.
   Thread warm("warm-up", [&] {

@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migrate/planner.h"
+#include "node/exposed.h"
+#include "node/network_watch.h"
 #include "node/peers.h"
 #include "proto/local.grpc.pb.h"
 #include "wire/message.h"
@@ -77,8 +79,15 @@ local::MoveRecord to_record(const state::Move& move, bool with_summary) {
 
 class NodeService final : public local::Node::Service {
  public:
-  NodeService(migrate::Services& services, migrate::MoveTable& moves, wire::Listener& listener)
-      : services_(services), moves_(moves), listener_(listener) {}
+  NodeService(migrate::Services& services, migrate::MoveTable& moves, TunnelKeeper& tunnel,
+              migrate::Placements& placements, migrate::Exposer& exposer, NamesKeeper& names, wire::Listener& listener)
+      : services_(services),
+        moves_(moves),
+        tunnel_(tunnel),
+        placements_(placements),
+        exposer_(exposer),
+        names_(names),
+        listener_(listener) {}
 
   grpc::Status Info(grpc::ServerContext*, const local::InfoRequest*, local::InfoReply* reply) override {
     return answer([&]() -> Result<> {
@@ -87,6 +96,8 @@ class NodeService final : public local::Node::Service {
       reply->set_fingerprint(services_.identity.fingerprint().text());
       reply->set_listen_address(wire::to_text(listener_.address()));
       reply->set_moves_running(static_cast<uint32_t>(moves_.running()));
+      *reply->mutable_tunnel() = tunnel_.info();
+      *reply->mutable_names() = names_.state();
       return {};
     });
   }
@@ -106,6 +117,7 @@ class NodeService final : public local::Node::Service {
       TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request->peer()));
       auto session = wire::Session::connect(services_.identity, target, services_.settings.node,
                                             Deadline::in(kConnectLimit), cancel);
+      if (session) tunnel_.met(request->peer());
       TS_TRY_ASSIGN(auto planned, migrate::make_plan(services_, request->container(), request->peer(),
                                                      session ? session->get() : nullptr,
                                                      session ? "" : session.error().message(), {}, cancel));
@@ -125,6 +137,7 @@ class NodeService final : public local::Node::Service {
       wanted.max_bits_per_second = request->max_bits_per_second();
       TS_TRY_ASSIGN(wanted.memory, migrate::memory_options(*request));
       TS_TRY_ASSIGN(auto started, moves_.start(std::move(wanted)));
+      tunnel_.met(request->peer());
       watch(*context, *request, started, *writer);
       return {};
     });
@@ -174,18 +187,45 @@ class NodeService final : public local::Node::Service {
   }
   grpc::Status PeerAdd(grpc::ServerContext*, const local::PeerAddRequest* request,
                        local::PeerAddReply* reply) override {
-    return answer([&] { return give(add_peer(services_, *request), reply); });
+    return answer([&] { return give(add_peer(services_, tunnel_, *request), reply); });
   }
   grpc::Status PeerRemove(grpc::ServerContext*, const local::PeerRemoveRequest* request,
                           local::PeerRemoveReply*) override {
-    return answer([&] { return remove_peer(services_, request->name(), listener_); });
+    return answer([&] { return remove_peer(services_, tunnel_, request->name(), listener_); });
   }
   grpc::Status Peers(grpc::ServerContext*, const local::PeersRequest*, local::PeersReply* reply) override {
-    return answer([&] { return give(list_peers(services_), reply); });
+    return answer([&] { return give(list_peers(services_, tunnel_), reply); });
   }
+  grpc::Status Expose(grpc::ServerContext*, const local::ExposeRequest* request, local::ExposeReply* reply) override {
+    return answer([&] { return give(expose(exposer_, *request), reply); });
+  }
+  grpc::Status Exposures(grpc::ServerContext*, const local::ExposuresRequest*, local::ExposuresReply* reply) override {
+    return answer([&] { return give(list_exposures(exposer_), reply); });
+  }
+  grpc::Status ExposeRemove(grpc::ServerContext*, const local::ExposeRemoveRequest* request,
+                            local::ExposeRemoveReply*) override {
+    return answer([&] { return exposer_.end(request->protocol(), request->node(), request->port()); });
+  }
+  grpc::Status NetworkCheck(grpc::ServerContext*, const local::NetworkCheckRequest* request,
+                            local::NetworkCheckReply* reply) override {
+    return answer([&] { return give(check_network(placements_, request->repair()), reply); });
+  }
+
+  grpc::Status Names(grpc::ServerContext*, const local::NamesRequest*, local::NamesReply* reply) override {
+    return answer([&] { return give(Result<local::NamesReply>(names_.list()), reply); });
+  }
+  grpc::Status NamesSetup(grpc::ServerContext*, const local::NamesSetupRequest* request,
+                          local::NamesReply* reply) override {
+    return answer([&]() -> Result<> {
+      TS_TRY(names_.set_up(request->remove()));
+      *reply = names_.list();
+      return {};
+    });
+  }
+
   grpc::Status PeerCheck(grpc::ServerContext*, const local::PeerCheckRequest* request,
                          local::PeerCheckReply* reply) override {
-    return answer([&] { return give(check_peer(services_, request->name()), reply); });
+    return answer([&] { return give(check_peer(services_, tunnel_, request->name()), reply); });
   }
 
  private:
@@ -238,13 +278,18 @@ class NodeService final : public local::Node::Service {
 
   migrate::Services& services_;
   migrate::MoveTable& moves_;
+  TunnelKeeper& tunnel_;
+  migrate::Placements& placements_;
+  migrate::Exposer& exposer_;
+  NamesKeeper& names_;
   wire::Listener& listener_;
 };
 
 class Server final : public LocalServer {
  public:
-  Server(migrate::Services& services, migrate::MoveTable& moves, wire::Listener& listener)
-      : service_(services, moves, listener) {}
+  Server(migrate::Services& services, migrate::MoveTable& moves, TunnelKeeper& tunnel, migrate::Placements& placements,
+         migrate::Exposer& exposer, NamesKeeper& names, wire::Listener& listener)
+      : service_(services, moves, tunnel, placements, exposer, names, listener) {}
   ~Server() override {
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(3));
     (void)::unlink(socket_.c_str());
@@ -282,12 +327,14 @@ bool somebody_listens(const std::string& socket) {
 }  // namespace
 
 Result<std::unique_ptr<LocalServer>> LocalServer::start(const std::string& socket, migrate::Services& services,
-                                                        migrate::MoveTable& moves, wire::Listener& listener) {
+                                                        migrate::MoveTable& moves, TunnelKeeper& tunnel,
+                                                        migrate::Placements& placements, migrate::Exposer& exposer,
+                                                        NamesKeeper& names, wire::Listener& listener) {
   if (somebody_listens(socket))
     return std::unexpected(Error(Errc::kUnavailable, fmt::format("another transshipd listens on {}", socket))
                                .with_remedy("one daemon per host: `systemctl status transshipd`"));
   (void)::unlink(socket.c_str());
-  auto server = std::make_unique<Server>(services, moves, listener);
+  auto server = std::make_unique<Server>(services, moves, tunnel, placements, exposer, names, listener);
   TS_TRY(server->listen(socket));
   return server;
 }

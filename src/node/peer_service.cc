@@ -27,11 +27,22 @@ peer::Reply done() {
 // One control session: at most one move.
 class ControlSession {
  public:
-  ControlSession(migrate::Services& services, migrate::MoveTable& moves, migrate::SessionPeer peer,
-                 wire::Stream& stream)
-      : services_(services), moves_(moves), peer_(std::move(peer)), stream_(stream) {}
+  ControlSession(migrate::Services& services, migrate::MoveTable& moves, TunnelKeeper& tunnel,
+                 migrate::TunnelCutover& cutover, migrate::Exposer& exposer, NamesKeeper& names,
+                 migrate::SessionPeer peer, wire::Accepted& connection)
+      : services_(services),
+        moves_(moves),
+        tunnel_(tunnel),
+        cutover_(cutover),
+        exposer_(exposer),
+        names_(names),
+        peer_(std::move(peer)),
+        remote_(connection.remote),
+        stream_(connection.stream) {}
 
   Result<peer::Reply> answer(const peer::Request& request) {
+    if (request.has_tunnel()) return tunnel_.answer(peer_.name, remote_, request.tunnel());
+    if (!std::exchange(met_, true)) tunnel_.met(peer_.name);
     switch (request.kind_case()) {
       case peer::Request::kNodeFacts: return node_facts();
       case peer::Request::kJudge: return judge(request.judge());
@@ -39,12 +50,20 @@ class ControlSession {
       case peer::Request::kDecision: return decision(request.decision().move_id());
       case peer::Request::kCommit: return commit(request.commit().move_id());
       case peer::Request::kFill: return fill(request.fill());
+      case peer::Request::kPlaced: return done_if(cutover_.told(peer_.name, request.placed()));
+      case peer::Request::kExpose: return done_if(exposer_.asked(peer_.name, request.expose()));
+      case peer::Request::kEntry: return done_if(exposer_.told(peer_.name, request.entry()));
+      case peer::Request::kNames: return names_.answer(peer_.name, request.names());
       default: return about_the_move(request);
     }
   }
   const std::shared_ptr<migrate::DestinationMove>& move() const { return move_; }
 
  private:
+  static Result<peer::Reply> done_if(Result<> outcome) {
+    if (!outcome) return std::unexpected(std::move(outcome).error());
+    return done();
+  }
   Result<peer::Reply> node_facts() {
     TS_TRY_ASSIGN(NodeFacts facts, services_.node_facts());
     peer::Reply reply;
@@ -53,7 +72,7 @@ class ControlSession {
   }
   Result<peer::Reply> judge(const peer::JudgeRequest& request) {
     peer::Reply reply;
-    TS_TRY_ASSIGN(*reply.mutable_judge(), migrate::judge(services_, request));
+    TS_TRY_ASSIGN(*reply.mutable_judge(), migrate::judge(services_, peer_.name, request));
     return reply;
   }
   Result<peer::Reply> reserve(const peer::ReserveRequest& request) {
@@ -113,8 +132,14 @@ class ControlSession {
 
   migrate::Services& services_;
   migrate::MoveTable& moves_;
+  TunnelKeeper& tunnel_;
+  migrate::TunnelCutover& cutover_;
+  migrate::Exposer& exposer_;
+  NamesKeeper& names_;
   const migrate::SessionPeer peer_;
+  const wire::Endpoint remote_;
   wire::Stream& stream_;
+  bool met_ = false;
   std::shared_ptr<migrate::DestinationMove> move_;
 };
 
@@ -142,7 +167,7 @@ void PeerService::handle(wire::Accepted connection, const Cancel& cancel) {
 void PeerService::serve_control(wire::Accepted& connection, const Cancel& cancel) {
   migrate::SessionPeer peer{connection.peer, connection.remote.host, {}};
   if (auto own = wire::local_endpoint(connection.stream.fd()); own) peer.own_address = own->host;
-  ControlSession session(services_, moves_, std::move(peer), connection.stream);
+  ControlSession session(services_, moves_, tunnel_, cutover_, exposer_, names_, std::move(peer), connection);
   auto ended = wire::serve_requests(
       connection.stream, [&](const peer::Request& request) { return session.answer(request); }, kIdleLimit, cancel);
   if (!ended) TS_LOG_INFO("peer={} session: {}", connection.peer, ended.error().message());

@@ -34,7 +34,8 @@ Result<local::PeerProbeReply> probe_peer(const migrate::Services& services, cons
   return reply;
 }
 
-Result<local::PeerAddReply> add_peer(const migrate::Services& services, const local::PeerAddRequest& request) {
+Result<local::PeerAddReply> add_peer(const migrate::Services& services, TunnelKeeper& tunnel,
+                                     const local::PeerAddRequest& request) {
   if (!is_plain_name(request.name()))
     return fail(Errc::kInvalidArgument, "peer name \"{}\": letters, digits, '.', '_' and '-' only", request.name());
   TS_TRY_ASSIGN(auto fingerprint, wire::Fingerprint::parse(request.fingerprint()));
@@ -60,24 +61,29 @@ Result<local::PeerAddReply> add_peer(const migrate::Services& services, const lo
   } else {
     TS_TRY(services.store->add_peer(peer));
   }
+  tunnel.pinned(peer.name);
   *reply.mutable_peer() = to_proto(peer);
   return reply;
 }
 
-Result<> remove_peer(const migrate::Services& services, const std::string& name, wire::Listener& listener) {
+Result<> remove_peer(const migrate::Services& services, TunnelKeeper& tunnel, const std::string& name,
+                     wire::Listener& listener) {
   TS_TRY(services.store->remove_peer(name));
   listener.drop_peer(name);
+  tunnel.forget(name);
   return {};
 }
 
-Result<local::PeersReply> list_peers(const migrate::Services& services) {
+Result<local::PeersReply> list_peers(const migrate::Services& services, const TunnelKeeper& tunnel) {
   TS_TRY_ASSIGN(auto peers, services.store->peers());
   local::PeersReply reply;
   for (const auto& peer : peers) *reply.add_peers() = to_proto(peer);
+  tunnel.describe(reply);
   return reply;
 }
 
-Result<local::PeerCheckReply> check_peer(const migrate::Services& services, const std::string& name) {
+Result<local::PeerCheckReply> check_peer(const migrate::Services& services, TunnelKeeper& tunnel,
+                                         const std::string& name) {
   TS_TRY_ASSIGN(Cancel cancel, Cancel::create());
   TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(name));
   TS_TRY_ASSIGN(auto session, wire::Session::connect(services.identity, target, services.settings.node,
@@ -97,6 +103,7 @@ Result<local::PeerCheckReply> check_peer(const migrate::Services& services, cons
   facts.mutable_node_facts();
   TS_TRY_ASSIGN(peer::Reply answer, session->call(facts, deadline, cancel));
   *reply.mutable_facts() = answer.node_facts();
+  tunnel.check(*session, reply, cancel);
   return reply;
 }
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "base/mutex.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -7,7 +9,7 @@
 namespace transship::state {
 namespace {
 
-constexpr int64_t kSchemaVersion = 1;
+constexpr int64_t kSchemaVersion = 4;
 
 // Exclusive from the first read on: two daemons on one file would each believe in their own moves. NORMAL: after a
 // power cut the newest changes may be missing, but the file is whole; what must not be missing is written with FULL.
@@ -31,6 +33,25 @@ CREATE TABLE decisions(
 CREATE TABLE events(
   move_id TEXT NOT NULL, n INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY(move_id, n)) STRICT, WITHOUT ROWID;
 PRAGMA user_version=1;
+)";
+
+// What each schema version added, from 2 on.
+constexpr const char* kSchema2 = R"(
+CREATE TABLE tunnel_ends(
+  peer TEXT PRIMARY KEY REFERENCES peers(name) ON DELETE CASCADE, public_key BLOB NOT NULL UNIQUE, host TEXT NOT NULL,
+  port INTEGER NOT NULL) STRICT;
+PRAGMA user_version=2;
+)";
+constexpr const char* kSchema3 = R"(
+CREATE TABLE tunnel_numbers(
+  peer TEXT PRIMARY KEY REFERENCES peers(name) ON DELETE CASCADE, number INTEGER NOT NULL UNIQUE) STRICT;
+CREATE TABLE placed(key TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+PRAGMA user_version=3;
+)";
+
+constexpr const char* kSchema4 = R"(
+CREATE TABLE exposed(key TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+PRAGMA user_version=4;
 )";
 
 constexpr const char* kMoveColumns =
@@ -63,6 +84,15 @@ class SqliteStore final : public Store {
   Result<> set_peer_address(const std::string& name, const std::string& address) override;
   Result<std::vector<Peer>> peers() override;
   Result<Peer> peer(const std::string& name) override;
+  Result<> put_tunnel_end(const TunnelEnd& end) override;
+  Result<std::vector<TunnelEnd>> tunnel_ends() override;
+  Result<unsigned> tunnel_number(const std::string& peer) override;
+  Result<> put_placed(const Placed& placed) override;
+  Result<> remove_placed(const std::string& key) override;
+  Result<std::vector<Placed>> placed() override;
+  Result<> put_exposed(const Exposed& exposed) override;
+  Result<> remove_exposed(const std::string& key) override;
+  Result<std::vector<Exposed>> exposed() override;
   Result<> put_move(const Move& move, bool durable) override;
   Result<Move> move(const std::string& id) override;
   Result<std::vector<Move>> moves(size_t newest) override;
@@ -89,6 +119,7 @@ class SqliteStore final : public Store {
   };
 
   Result<std::vector<Peer>> peers_locked() REQUIRES(mu_);
+  Result<std::vector<TunnelEnd>> tunnel_ends_locked() REQUIRES(mu_);
   std::unexpected<Error> no_peer_locked(const std::string& name) REQUIRES(mu_);
   Result<std::vector<Move>> query_moves(const std::string& rest, int64_t limit);
   Result<std::optional<Decision>> decision_locked(const std::string& move_id) REQUIRES(mu_);
@@ -120,7 +151,10 @@ Result<> SqliteStore::prepare() {
   Durably durably(db_);
   TS_TRY(durably.on());
   TS_TRY_ASSIGN(auto transaction, Transaction::begin(db_));
-  if (version == 0) TS_TRY(db_.run(kSchema));
+  if (version < 1) TS_TRY(db_.run(kSchema));
+  if (version < 2) TS_TRY(db_.run(kSchema2));
+  if (version < 3) TS_TRY(db_.run(kSchema3));
+  if (version < 4) TS_TRY(db_.run(kSchema4));
   return transaction.commit();
 }
 
@@ -197,6 +231,107 @@ Result<Peer> SqliteStore::peer(const std::string& name) {
   TS_TRY_ASSIGN(bool row, s.bind(name).next());
   if (!row) return no_peer_locked(name);
   return peer_of(s);
+}
+
+Result<> SqliteStore::put_tunnel_end(const TunnelEnd& end) {
+  MutexLock lock(mu_);
+  TS_TRY_ASSIGN(auto known, peers_locked());
+  if (std::ranges::find(known, end.peer, &Peer::name) == known.end()) return no_peer_locked(end.peer);
+  TS_TRY_ASSIGN(auto ends, tunnel_ends_locked());
+  for (const TunnelEnd& other : ends) {
+    if (other.peer != end.peer && other.public_key == end.public_key)
+      return fail(Errc::kAlreadyExists, "that tunnel key belongs to the peer {} already", other.peer);
+  }
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT OR REPLACE INTO tunnel_ends VALUES(?,?,?,?)",
+                                           fmt::format("store the tunnel key of {}", end.peer)));
+  return s.bind(end.peer).bind_blob(end.public_key).bind(end.host).bind(static_cast<int64_t>(end.port)).run();
+}
+
+Result<std::vector<TunnelEnd>> SqliteStore::tunnel_ends_locked() {
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT peer, public_key, host, port FROM tunnel_ends ORDER BY peer",
+                                           "list the peers' tunnel keys"));
+  std::vector<TunnelEnd> out;
+  while (true) {
+    TS_TRY_ASSIGN(bool row, s.next());
+    if (!row) return out;
+    out.push_back({s.text(0), s.blob(1), s.text(2), static_cast<uint16_t>(s.number(3))});
+  }
+}
+
+Result<std::vector<TunnelEnd>> SqliteStore::tunnel_ends() {
+  MutexLock lock(mu_);
+  return tunnel_ends_locked();
+}
+
+Result<unsigned> SqliteStore::tunnel_number(const std::string& peer) {
+  MutexLock lock(mu_);
+  auto what = fmt::format("number the tunnel to {}", peer);
+  TS_TRY_ASSIGN(auto known, peers_locked());
+  if (std::ranges::find(known, peer, &Peer::name) == known.end()) return no_peer_locked(peer);
+  // The lowest that is free.
+  TS_TRY_ASSIGN(auto insert, Statement::prepare(db_, R"(
+INSERT OR IGNORE INTO tunnel_numbers SELECT ?1, min(n) FROM
+  (SELECT 0 AS n UNION SELECT number + 1 FROM tunnel_numbers) WHERE n NOT IN (SELECT number FROM tunnel_numbers))",
+                                                what));
+  TS_TRY(insert.bind(peer).run());
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT number FROM tunnel_numbers WHERE peer=?", what));
+  TS_TRY_ASSIGN(bool row, s.bind(peer).next());
+  if (!row) return fail(Errc::kInternal, "{}: there is none", what);
+  return static_cast<unsigned>(s.number(0));
+}
+
+Result<> SqliteStore::put_placed(const Placed& placed) {
+  MutexLock lock(mu_);
+  Durably durably(db_);
+  TS_TRY(durably.on());
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT OR REPLACE INTO placed VALUES(?,?)",
+                                           fmt::format("store where {} is", placed.key)));
+  return s.bind(placed.key).bind(placed.facts).run();
+}
+
+Result<> SqliteStore::remove_placed(const std::string& key) {
+  MutexLock lock(mu_);
+  TS_TRY_ASSIGN(auto s,
+                Statement::prepare(db_, "DELETE FROM placed WHERE key=?", fmt::format("forget where {} is", key)));
+  return s.bind(key).run();
+}
+
+Result<std::vector<Placed>> SqliteStore::placed() {
+  MutexLock lock(mu_);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT key, facts FROM placed ORDER BY key", "list what is placed"));
+  std::vector<Placed> out;
+  while (true) {
+    TS_TRY_ASSIGN(bool row, s.next());
+    if (!row) return out;
+    out.push_back({s.text(0), s.text(1)});
+  }
+}
+
+Result<> SqliteStore::put_exposed(const Exposed& exposed) {
+  MutexLock lock(mu_);
+  Durably durably(db_);
+  TS_TRY(durably.on());
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT OR REPLACE INTO exposed VALUES(?,?)",
+                                           fmt::format("store the exposed port {}", exposed.key)));
+  return s.bind(exposed.key).bind(exposed.facts).run();
+}
+
+Result<> SqliteStore::remove_exposed(const std::string& key) {
+  MutexLock lock(mu_);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "DELETE FROM exposed WHERE key=?",
+                                           fmt::format("forget the exposed port {}", key)));
+  return s.bind(key).run();
+}
+
+Result<std::vector<Exposed>> SqliteStore::exposed() {
+  MutexLock lock(mu_);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT key, facts FROM exposed ORDER BY key", "list exposed ports"));
+  std::vector<Exposed> out;
+  while (true) {
+    TS_TRY_ASSIGN(bool row, s.next());
+    if (!row) return out;
+    out.push_back({s.text(0), s.text(1)});
+  }
 }
 
 Result<> SqliteStore::put_move(const Move& move, bool durable) {

@@ -216,6 +216,79 @@ TEST_F(StoreTest, DamagedPagesAreFoundWhenOpening) {
   EXPECT_EQ(r.error().code(), Errc::kCorrupt) << r.error().message();
 }
 
+TEST_F(StoreTest, TunnelKeysBelongToOnePeerEachAndGoWithIt) {
+  Peer aws{.name = "aws", .address = "", .fingerprint = "a"};
+  Peer azure{.name = "azure", .address = "", .fingerprint = "b"};
+  ASSERT_TRUE(store_->add_peer(aws));
+  ASSERT_TRUE(store_->add_peer(azure));
+  TunnelEnd end{"aws", std::string("\0k", 2), "192.0.2.1", 7441};
+  ASSERT_TRUE(store_->put_tunnel_end(end));
+  end.host = "192.0.2.2";
+  ASSERT_TRUE(store_->put_tunnel_end(end));
+  open();
+  EXPECT_EQ(*store_->tunnel_ends(), std::vector{end});
+  EXPECT_EQ(store_->put_tunnel_end({"nobody", "x", "", 1}).error().code(), Errc::kNotFound);
+  auto stolen = store_->put_tunnel_end({"azure", end.public_key, "", 1});
+  ASSERT_FALSE(stolen);
+  EXPECT_EQ(stolen.error().code(), Errc::kAlreadyExists);
+  EXPECT_THAT(stolen.error().message(), HasSubstr("aws"));
+  ASSERT_TRUE(store_->set_peer_address("aws", "192.0.2.9:7440"));
+  EXPECT_EQ(store_->tunnel_ends()->size(), 1U);
+  ASSERT_TRUE(store_->remove_peer("aws"));
+  EXPECT_TRUE(store_->tunnel_ends()->empty());
+}
+
+TEST_F(StoreTest, TunnelsHaveTheLowestFreeNumberForAsLongAsTheirPeers) {
+  for (const char* name : {"a", "b", "c"})
+    ASSERT_TRUE(store_->add_peer({.name = name, .address = "", .fingerprint = name}));
+  EXPECT_EQ(store_->tunnel_number("b"), 0U);
+  EXPECT_EQ(store_->tunnel_number("a"), 1U);
+  EXPECT_EQ(store_->tunnel_number("b"), 0U);
+  ASSERT_TRUE(store_->remove_peer("b"));
+  EXPECT_EQ(store_->tunnel_number("b").error().code(), Errc::kNotFound);
+  open();
+  EXPECT_EQ(store_->tunnel_number("a"), 1U);
+  EXPECT_EQ(store_->tunnel_number("c"), 0U);
+}
+
+TEST_F(StoreTest, WhatIsPlacedStaysUntilItIsRemoved) {
+  ASSERT_TRUE(store_->put_placed({"k/2", "{}"}));
+  ASSERT_TRUE(store_->put_placed({"k/1", "{1}"}));
+  ASSERT_TRUE(store_->put_placed({"k/2", "{2}"}));
+  open();
+  EXPECT_EQ(*store_->placed(), (std::vector<Placed>{{"k/1", "{1}"}, {"k/2", "{2}"}}));
+  ASSERT_TRUE(store_->remove_placed("k/1"));
+  ASSERT_TRUE(store_->remove_placed("k/1"));
+  EXPECT_EQ(store_->placed()->size(), 1U);
+}
+
+TEST_F(StoreTest, WhatIsExposedStaysUntilItIsRemoved) {
+  ASSERT_TRUE(store_->put_exposed({"a/tcp/2", "{}"}));
+  ASSERT_TRUE(store_->put_exposed({"a/tcp/1", "{1}"}));
+  ASSERT_TRUE(store_->put_exposed({"a/tcp/2", "{2}"}));
+  open();
+  EXPECT_EQ(*store_->exposed(), (std::vector<Exposed>{{"a/tcp/1", "{1}"}, {"a/tcp/2", "{2}"}}));
+  ASSERT_TRUE(store_->remove_exposed("a/tcp/1"));
+  ASSERT_TRUE(store_->remove_exposed("a/tcp/1"));
+  EXPECT_EQ(store_->exposed()->size(), 1U);
+}
+
+TEST_F(StoreTest, TheFirstSchemaIsBroughtUpToDate) {
+  ASSERT_TRUE(store_->add_peer({.name = "aws", .address = "", .fingerprint = "a"}));
+  store_.reset();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db,
+                         "DROP TABLE tunnel_ends; DROP TABLE tunnel_numbers; DROP TABLE placed; DROP TABLE exposed; "
+                         "PRAGMA user_version=1",
+                         nullptr, nullptr, nullptr),
+            SQLITE_OK);
+  sqlite3_close(db);
+  open();
+  ASSERT_TRUE(store_->put_tunnel_end({"aws", "k", "", 1}));
+  EXPECT_EQ(store_->peers()->size(), 1U);
+}
+
 TEST_F(StoreTest, NewerSchemaIsRefused) {
   store_.reset();
   sqlite3* db = nullptr;

@@ -18,6 +18,29 @@ struct Peer {
   int64_t added_ms = 0;     // UNIX time; set by the store
 };
 
+// Where a peer's end of the tunnel is, by its own word.
+struct TunnelEnd {
+  std::string peer;
+  std::string public_key;  // 32 bytes
+  std::string host;        // address of its host as seen from here; empty: not known
+  uint16_t port = 0;
+  bool operator==(const TunnelEnd&) const = default;
+};
+
+// A container that is not where its addresses are at home: on its home, and on the node where it is.
+struct Placed {
+  std::string key;    // who it is, wherever it goes (migrate/placements.h)
+  std::string facts;  // JSON, migrate/placements.h
+  bool operator==(const Placed&) const = default;
+};
+
+// A port of a node that leads to a container: on the entry, and on the container's home.
+struct Exposed {
+  std::string key;
+  std::string facts;  // JSON, migrate/exposures.h
+  bool operator==(const Exposed&) const = default;
+};
+
 struct Move {
   std::string id;
   std::string container;
@@ -47,6 +70,23 @@ class Store {
   virtual Result<> set_peer_address(const std::string& name, const std::string& address) = 0;  // kNotFound
   virtual Result<std::vector<Peer>> peers() = 0;                                               // by name
   virtual Result<Peer> peer(const std::string& name) = 0;  // kNotFound names the ones there are
+
+  // Inserts it, or replaces the one of that peer. kNotFound: no such peer. kAlreadyExists: another peer has that key.
+  virtual Result<> put_tunnel_end(const TunnelEnd& end) = 0;
+  virtual Result<std::vector<TunnelEnd>> tunnel_ends() = 0;  // by peer; they go with their peers
+
+  // Which of this node's tunnels leads to it: given when it is asked for first, the lowest that is free. kNotFound.
+  virtual Result<unsigned> tunnel_number(const std::string& peer) = 0;
+
+  // Inserts it, or replaces the one with that key. Durable when it returns.
+  virtual Result<> put_placed(const Placed& placed) = 0;
+  virtual Result<> remove_placed(const std::string& key) = 0;  // absent is fine
+  virtual Result<std::vector<Placed>> placed() = 0;            // by key
+
+  // The same for exposed ports.
+  virtual Result<> put_exposed(const Exposed& exposed) = 0;
+  virtual Result<> remove_exposed(const std::string& key) = 0;
+  virtual Result<std::vector<Exposed>> exposed() = 0;
 
   // Inserts or replaces it by its id. `durable`: on disk when it returns; otherwise a power cut may take it back, but
   // never what came after it without it.

@@ -4,23 +4,31 @@
 bench_verb() {
   case ${1:-} in
     move) shift && bench_move "$@" ;;
+    postgres) shift && bench_postgres "$@" ;;
+    network) shift && bench_network "$@" ;;
     micro) shift && bench_micro "$@" ;;
-    '') usage_error "bench needs to be told what: move or micro" ;;
-    *) usage_error "bench does not know '$1' (move, micro)" ;;
+    '') usage_error "bench needs to be told what: move, postgres, network or micro" ;;
+    *) usage_error "bench does not know '$1' (move, postgres, network, micro)" ;;
   esac
 }
 
-bench_move() {
+bench_move() { bench_in_lab bench/move "$@"; }
+bench_postgres() { bench_in_lab bench/postgres "$@"; }
+bench_network() { bench_in_lab bench/network "$@"; }
+
+# PROGRAM ARGUMENT...: a bench that needs the lab, and in it what has been built.
+bench_in_lab() {
+  local bench=$1 argument
+  shift
   [[ ${1:-} != -- ]] || shift
-  local argument
   for argument in "$@"; do
-    case $argument in -h | --help) exec python3 bench/move --help ;; esac
+    case $argument in -h | --help) exec python3 "$bench" --help ;; esac
   done
   local programs
   mapfile -t programs < <(PYTHONPATH=lab python3 -c 'from labkit.deploy import PROGRAMS; print(*PROGRAMS, sep="\n")')
   ((${#programs[@]})) || fail "lab/labkit/deploy.py does not say which programs the lab needs"
   build release "${programs[@]}" lab-forwarder
-  exec python3 bench/move "$@"
+  exec python3 "$bench" "$@"
 }
 
 bench_micro() {

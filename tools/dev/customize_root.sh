@@ -21,7 +21,7 @@ Package: *
 Pin: release n=sid
 Pin-Priority: -10
 
-Package: criu libcompel1 libnet9 libnl-3-200
+Package: criu libcompel1 libnet9 libnl-3-200 libnl-genl-3-200 libnl-route-3-200
 Pin: release n=sid
 Pin-Priority: 990
 TEXT
@@ -44,6 +44,15 @@ at_least() { # WHAT HAVE WANT
     exit 1
   }
 }
+# What does not go together with a newer library is removed without a word.
+mapfile -t packages < <(sed 's/#.*//' "${BASH_SOURCE[0]%/*}/packages.txt" | tr -s ' ' '\n' | sed '/^$/d')
+for package in "${packages[@]}"; do
+  # shellcheck disable=SC2016  # dpkg's variable, not the shell's
+  in_chroot dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || {
+    echo "E: $package was to be installed, and is not in the root: look for 'Removing' above" >&2
+    exit 1
+  }
+done
 # shellcheck disable=SC2016  # dpkg's variable, not the shell's
 version_of() { in_chroot dpkg-query -W -f '${Version}' "$1"; }
 at_least criu "$(version_of criu)" 4.2

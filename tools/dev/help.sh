@@ -53,6 +53,9 @@ TEXT
     bench) cat <<'TEXT' ;;
 ./dev bench move [OPTIONS]     builds, then moves a Redis in use with Transship, Podman's archive, runc + rsync and CRIU's
                                post-copy in turns over the same link, and prints a table (./dev bench move --help)
+./dev bench postgres [OPTIONS] the same with a PostgreSQL whose shared buffers are full, and Podman's archive
+./dev bench network [OPTIONS]  what clients notice when the tunnel leads to the container: silence at several delays, datagrams,
+                               HTTP transfers, throughput beside plain WireGuard (./dev bench network --help)
 ./dev bench micro [FILTER]     builds and runs memory_bench (a Google Benchmark program) and wire_bench. FILTER is a regular
                                expression: only those parts of memory_bench, and wire_bench if its name matches
 

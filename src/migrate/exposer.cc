@@ -1,0 +1,374 @@
+#include "migrate/exposer.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "migrate/exposed_addresses.h"
+#include "migrate/survey.h"
+#include "wire/session.h"
+
+namespace transship::migrate {
+namespace {
+
+using network::ExposedAddress;
+using network::IpAddress;
+
+constexpr milliseconds kCallLimit{5'000};
+// Room for an entry that is asked meanwhile by the home that we ask.
+constexpr milliseconds kAskHomeLimit{15'000};
+constexpr milliseconds kRetryEvery{30'000};
+constexpr int kMaxAddresses = 16;
+
+std::string bare_name(const std::string& container) { return container.substr(container.find(':') + 1); }
+
+Result<> check_port(uint32_t port, std::string_view what) {
+  if (port >= 1 && port <= 65535) return {};
+  return fail(Errc::kInvalidArgument, "{} {}: ports are numbers from 1 to 65535", what, port);
+}
+
+Result<> check_protocol(const std::string& protocol) {
+  if (protocol == "tcp" || protocol == "udp") return {};
+  return fail(Errc::kInvalidArgument, "\"{}\" can't be exposed: tcp or udp", protocol.substr(0, 16));
+}
+
+bool is_away(const PlacedContainer& c) { return c.role == PlacedRole::kAway && !c.staged && !c.back; }
+
+}  // namespace
+
+// ---- names
+
+Result<std::string> Exposer::fingerprint_of(const std::string& node) const {
+  if (node == services_.settings.node) return services_.identity.fingerprint().text();
+  auto peer = services_.store->peer(node);
+  if (peer) return peer->fingerprint;
+  return std::unexpected(std::move(peer).error().with_remedy(
+      fmt::format("an entry is this node, {}, or one of its peers: transship peer ls", services_.settings.node)));
+}
+
+std::string Exposer::node_with(const std::string& fingerprint) const {
+  if (fingerprint == services_.identity.fingerprint().text()) return services_.settings.node;
+  auto peers = services_.store->peers();
+  if (!peers) return {};
+  auto found = std::ranges::find(*peers, fingerprint, &state::Peer::fingerprint);
+  return found == peers->end() ? std::string() : found->name;
+}
+
+std::string Exposer::place_of(const Exposure& e) const {
+  if (!exposures_.is_home(e) || e.addresses.empty()) return {};
+  auto c = placements_.with_address(e.addresses.front().address);
+  return c && is_away(*c) ? c->peer : services_.settings.node;
+}
+
+Result<> Exposer::check_way(const std::string& peer) const {
+  TS_TRY_ASSIGN(auto tunnel, paths_.interface_to(peer));
+  TS_TRY(network::tunnel_number_of(tunnel));
+  return {};
+}
+
+// ---- the operator
+
+Result<Exposure> Exposer::expose(const ExposeOrder& order) {
+  TS_TRY(check_protocol(order.protocol));
+  TS_TRY(check_port(order.container_port, "the container's port"));
+  if (order.port != 0) TS_TRY(check_port(order.port, "the entry's port"));
+  TS_TRY_ASSIGN(auto entry, fingerprint_of(order.node));
+  for (const auto& c : placements_.all())
+    if (c.role == PlacedRole::kGuest && c.runs && c.leaving.empty() && c.name == bare_name(order.container))
+      return ask_home(c, order, entry);
+  TS_TRY_ASSIGN(auto e, at_home(order, entry));
+  TS_TRY(begin(e));
+  TS_LOG_INFO("expose: {}:{}/{} leads to {} port {}", order.node, e.port, e.protocol, e.name, e.container_port);
+  return e;
+}
+
+Result<Exposure> Exposer::at_home(const ExposeOrder& order, const std::string& entry) const {
+  Exposure e{.entry = entry,
+             .home = services_.identity.fingerprint().text(),
+             .protocol = order.protocol,
+             .port = static_cast<uint16_t>(order.port == 0 ? order.container_port : order.port),
+             .name = bare_name(order.container),
+             .container_port = static_cast<uint16_t>(order.container_port)};
+  for (const auto& c : placements_.all()) {
+    if (!is_away(c) || c.name != e.name) continue;
+    e.addresses = exposed_addresses(c.addresses, c.bridge);
+    return e;
+  }
+  TS_TRY_ASSIGN(auto found, find_container(services_, order.container));
+  e.name = found.container.name;
+  e.engine = found.container.engine;
+  TS_TRY_ASSIGN(e.addresses, exposed_addresses(found.container));
+  if (e.addresses.empty())
+    return std::unexpected(
+        Error(Errc::kRefused, fmt::format("{} has no address of its own at the moment", e.name))
+            .with_remedy("a container is exposed by its address: it must run, and not in the host's network"));
+  return e;
+}
+
+Result<Exposure> Exposer::ask_home(const PlacedContainer& guest, const ExposeOrder& order, const std::string& entry) {
+  auto port = order.port == 0 ? order.container_port : order.port;
+  peer::Request request;
+  auto& expose = *request.mutable_expose();
+  expose.set_home_id(guest.home_id);
+  expose.set_container_port(order.container_port);
+  expose.set_protocol(order.protocol);
+  expose.set_entry(entry);
+  expose.set_port(port);
+  bool no_answer = false;
+  auto done = call(guest.peer, request, no_answer);
+  if (!done)
+    return std::unexpected(
+        std::move(done).error().context(fmt::format("{}, where {} is at home", guest.peer, guest.name)));
+  return Exposure{.entry = entry,
+                  .home = guest.home,
+                  .protocol = order.protocol,
+                  .port = static_cast<uint16_t>(port),
+                  .name = guest.name,
+                  .addresses = exposed_addresses(guest.addresses, guest.bridge),
+                  .container_port = static_cast<uint16_t>(order.container_port),
+                  .entry_knows = true};
+}
+
+Result<> Exposer::end(const std::string& protocol, const std::string& node, uint32_t port) {
+  TS_TRY(check_protocol(protocol));
+  TS_TRY(check_port(port, "the entry's port"));
+  TS_TRY_ASSIGN(auto entry, fingerprint_of(node));
+  auto e = exposures_.find(
+      Exposure{.entry = entry, .home = {}, .protocol = protocol, .port = static_cast<uint16_t>(port), .name = {}}
+          .key());
+  if (!e)
+    return std::unexpected(
+        Error(Errc::kNotFound, fmt::format("{}:{}/{} leads to no container that {} knows of", node, port, protocol,
+                                           services_.settings.node))
+            .with_remedy("transship expose ls, on the container's home or on the entry, lists them"));
+  if (exposures_.is_home(*e)) return end_here(*e);
+  auto home = node_with(e->home);
+  peer::Request request;
+  auto& expose = *request.mutable_expose();
+  expose.set_protocol(protocol);
+  expose.set_entry(entry);
+  expose.set_port(port);
+  expose.set_remove(true);
+  bool no_answer = false;
+  auto done = call(home, request, no_answer);
+  if (done) return exposures_.find(e->key()) ? forget(*e) : Result<>();
+  return std::unexpected(std::move(done).error().context(fmt::format("{}, where {} is at home", home, e->name)));
+}
+
+// ---- as the home
+
+Result<> Exposer::begin(Exposure& e) {
+  bool own = exposures_.is_entry(e);
+  auto entry = node_with(e.entry);
+  if (!own) TS_TRY(check_way(entry));
+  e.entry_knows = own;
+  if (auto added = exposures_.add(e); !added) return std::unexpected(std::move(added).error().context(entry));
+  bool may_know = false;
+  auto done = placements_.apply();
+  if (done && !own) done = tell_entry(e, may_know);
+  if (done) {
+    e.entry_knows = true;
+    return exposures_.update(e);
+  }
+  e.ending = true;
+  auto undone = may_know ? exposures_.put(e) : exposures_.remove(e.key());
+  if (undone) undone = placements_.apply(true);
+  if (!undone) TS_LOG_ERROR("expose: {}", undone.error().message());
+  return done;
+}
+
+Result<> Exposer::forget(const Exposure& e) {
+  TS_TRY(exposures_.remove(e.key()));
+  {
+    MutexLock lock(mu_);
+    next_try_.erase(e.key());
+  }
+  return placements_.apply(true);
+}
+
+Result<> Exposer::end_here(Exposure e) {
+  auto entry = node_with(e.entry);
+  TS_LOG_INFO("expose: {}:{}/{} leads to {} no more", entry, e.port, e.protocol, e.name);
+  if (exposures_.is_entry(e) || entry.empty()) return forget(e);
+  e.ending = true;
+  TS_TRY(exposures_.put(e));
+  TS_TRY(placements_.apply(true));
+  bool may_know = false;
+  auto told = tell_entry(e, may_know);
+  if (told) return forget(e);
+  return std::unexpected(std::move(told).error().context(fmt::format(
+      "nothing passes to {} any more, but {} goes on taking the port until it hears of it", e.name, entry)));
+}
+
+Result<> Exposer::call(const std::string& peer, const peer::Request& request, bool& no_answer) {
+  TS_TRY_ASSIGN(auto target, services_.peer(peer));
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  auto deadline = Deadline::in(request.has_expose() ? kAskHomeLimit : kCallLimit);
+  TS_TRY_ASSIGN(auto session,
+                wire::Session::connect(services_.identity, target, services_.settings.node, deadline, never));
+  auto reply = session->call(request, deadline, never);
+  no_answer = !reply && session->broken();
+  if (!reply) return std::unexpected(std::move(reply).error());
+  return {};
+}
+
+Result<> Exposer::tell_entry(const Exposure& e, bool& may_know) {
+  auto entry = node_with(e.entry);
+  peer::Request request;
+  auto& told = *request.mutable_entry();
+  told.set_protocol(e.protocol);
+  told.set_port(e.port);
+  told.set_remove(e.ending);
+  if (!e.ending) {
+    told.set_name(e.name);
+    told.set_container_port(e.container_port);
+    for (const auto& a : e.addresses) told.add_addresses(exposed_address_text(a));
+  }
+  auto done = call(entry, request, may_know);
+  if (done) return {};
+  return std::unexpected(std::move(done).error().context(fmt::format("tell {} of its port {}", entry, e.port)));
+}
+
+Result<> Exposer::asked(const std::string& peer, const peer::ExposeRequest& request) {
+  auto refuse = [&](std::string_view why) -> Result<> {
+    TS_LOG_WARN("expose: refused: {} asks for port {}, {}", peer, request.port(), why);
+    return fail(Errc::kRefused, "{} cannot ask for that: {}", peer, why);
+  };
+  TS_TRY(check_protocol(request.protocol()));
+  TS_TRY(check_port(request.port(), "the entry's port"));
+  TS_TRY_ASSIGN(auto asker, services_.store->peer(peer));
+  Exposure e{.entry = request.entry(),
+             .home = services_.identity.fingerprint().text(),
+             .protocol = request.protocol(),
+             .port = static_cast<uint16_t>(request.port()),
+             .name = {}};
+  if (request.remove()) {
+    auto known = exposures_.find(e.key());
+    if (!known || !exposures_.is_home(*known)) return {};  // it has ended here, and the entry may not have heard
+    if (known->entry != asker.fingerprint) return refuse("it is not the entry");
+    return end_here(*known);
+  }
+  TS_TRY(check_port(request.container_port(), "the container's port"));
+  auto c = placements_.find(e.home + "/" + request.home_id());
+  if (!c || !is_away(*c) || c->peer != peer) return refuse("it does not have that container");
+  if (node_with(e.entry).empty())
+    return fail(Errc::kNotFound, "{} has no peer with the key {}", services_.settings.node, e.entry);
+  e.name = c->name;
+  e.container_port = static_cast<uint16_t>(request.container_port());
+  e.addresses = exposed_addresses(c->addresses, c->bridge);
+  return begin(e);
+}
+
+// ---- as the entry
+
+Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& request) {
+  TS_TRY(check_protocol(request.protocol()));
+  TS_TRY(check_port(request.port(), "the entry's port"));
+  TS_TRY_ASSIGN(auto home, services_.store->peer(peer));
+  Exposure e{.entry = services_.identity.fingerprint().text(),
+             .home = home.fingerprint,
+             .protocol = request.protocol(),
+             .port = static_cast<uint16_t>(request.port()),
+             .name = request.name(),
+             .entry_knows = true};
+  auto known = exposures_.find(e.key());
+  bool others = known && known->home != e.home;
+  if (request.remove()) return known && !others ? forget(*known) : Result<>();
+  TS_TRY(check_port(request.container_port(), "the container's port"));
+  e.container_port = static_cast<uint16_t>(request.container_port());
+  if (!is_plain_name(e.name) || request.addresses().empty() || request.addresses_size() > kMaxAddresses)
+    return fail(Errc::kPeerProtocol, "{} asks for port {} for a container without a name or address", peer, e.port);
+  for (const auto& text : request.addresses()) {
+    TS_TRY_ASSIGN(auto a, parse_exposed_address(text));
+    e.addresses.push_back(a);
+  }
+  if (known == e) return {};
+  if (others || (known && known->name != e.name))
+    return fail(Errc::kAlreadyExists, "port {}/{} of {} leads to {} already", e.port, e.protocol,
+                services_.settings.node, known->name);
+  TS_TRY(check_way(peer));
+  TS_TRY(exposures_.put(e));
+  auto done = placements_.apply();
+  if (done) {
+    TS_LOG_INFO("expose: port {}/{} leads to {} of {}, says that", e.port, e.protocol, e.name, peer);
+    return {};
+  }
+  if (auto undone = known ? exposures_.put(*known) : exposures_.remove(e.key()); !undone)
+    TS_LOG_ERROR("expose: {}", undone.error().message());
+  return done;
+}
+
+// ---- now and then
+
+// As they are here or where it is; kNotFound: it is gone for good.
+Result<std::vector<ExposedAddress>> Exposer::addresses_now(const Exposure& e) const {
+  if (!e.addresses.empty()) {
+    if (auto c = placements_.with_address(e.addresses.front().address); c && c->role == PlacedRole::kAway)
+      return e.addresses;
+  }
+  // An engine that is not there says nothing of its containers.
+  if (services_.engines.empty() || (!e.engine.empty() && !services_.engine(e.engine)))
+    return fail(Errc::kUnavailable, "there is no engine to ask for {}", e.name);
+  auto found = find_container(services_, e.engine.empty() ? e.name : e.engine + ":" + e.name);
+  if (!found) return std::unexpected(std::move(found).error());
+  TS_TRY_ASSIGN(auto now, exposed_addresses(found->container));
+  return now.empty() ? e.addresses : now;  // it is stopped
+}
+
+void Exposer::look_after(Exposure e) {
+  bool own = exposures_.is_entry(e);
+  if (!e.ending) {
+    auto now = addresses_now(e);
+    if (!now && now.error().code() == Errc::kNotFound) {
+      if (auto r = end_here(e); !r) TS_LOG_WARN("expose: {}", r.error().message());
+      return;
+    }
+    if (now && *now != e.addresses) {
+      e.addresses = std::move(*now);
+      e.entry_knows = own;
+      if (auto r = exposures_.update(e); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+      if (auto r = placements_.apply(); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+    }
+  }
+  if (!own && due(e)) tell_again(e);
+}
+
+// What it knows it is told now and then all the same: it may have been without this peer for a while.
+bool Exposer::due(const Exposure& e) {
+  MutexLock lock(mu_);
+  auto [at, fresh] = next_try_.try_emplace(e.key(), Clock::now() + kRetryEvery);
+  if (fresh) return !e.entry_knows || e.ending;
+  if (at->second > Clock::now()) return false;
+  at->second = Clock::now() + kRetryEvery;
+  return true;
+}
+
+void Exposer::tell_again(Exposure e) {
+  bool may_know = false;
+  auto told = tell_entry(e, may_know);
+  auto now = exposures_.find(e.key());
+  if (!e.ending && (!now || now->ending)) {
+    // It was ended meanwhile, and the entry may have heard that first.
+    e.ending = true;
+    told = tell_entry(e, may_know);
+  } else if (told && e.ending) {
+    told = forget(e);
+  } else if (e.entry_knows != told.has_value()) {
+    e.entry_knows = told.has_value();
+    if (auto kept = exposures_.update(e); !kept) TS_LOG_ERROR("expose: {}", kept.error().message());
+  }
+  if (!told) TS_LOG_WARN("expose: {}", told.error().message());
+}
+
+void Exposer::keep_up() {
+  for (const auto& e : exposures_.all()) {
+    if (node_with(exposures_.is_home(e) ? e.entry : e.home).empty()) {
+      TS_LOG_INFO("expose: port {}/{} ends with the peer that it was for", e.port, e.protocol);
+      if (auto r = forget(e); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+      continue;
+    }
+    if (exposures_.is_home(e)) look_after(e);
+  }
+}
+
+}  // namespace transship::migrate

@@ -1,0 +1,209 @@
+#include "migrate/exposures.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "migrate/placements.h"
+
+namespace transship::migrate {
+namespace {
+
+using network::ExposedAddress;
+using network::IpAddress;
+using nlohmann::json;
+
+Result<Exposure> exposure_of(const json& j) {
+  Exposure e;
+  e.entry = j.at("entry").get<std::string>();
+  e.home = j.at("home").get<std::string>();
+  e.protocol = j.at("protocol").get<std::string>();
+  e.port = j.at("port").get<uint16_t>();
+  e.name = j.at("name").get<std::string>();
+  e.engine = j.at("engine").get<std::string>();
+  e.container_port = j.at("container_port").get<uint16_t>();
+  e.entry_knows = j.at("entry_knows").get<bool>();
+  e.ending = j.at("ending").get<bool>();
+  for (const auto& text : j.at("addresses")) {
+    TS_TRY_ASSIGN(auto a, parse_exposed_address(text.get<std::string>()));
+    e.addresses.push_back(a);
+  }
+  return e;
+}
+
+// Of both families where there are both.
+Result<Fd> bind_port(const std::string& protocol, uint16_t port) {
+  int type = (protocol == "udp" ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC;
+  Fd fd(::socket(AF_INET6, type, 0));
+  if (fd.valid()) {
+    int no = 0;
+    (void)::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+    sockaddr_in6 any = {};
+    any.sin6_family = AF_INET6;
+    any.sin6_port = htons(port);
+    if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) == 0) return fd;
+  } else {
+    fd = Fd(::socket(AF_INET, type, 0));
+    if (!fd.valid()) return fail_errno(errno, "make a socket");
+    sockaddr_in any = {};
+    any.sin_family = AF_INET;
+    any.sin_port = htons(port);
+    if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) == 0) return fd;
+  }
+  int e = errno;
+  if (e == EADDRINUSE)
+    return fail(Errc::kAlreadyExists, "port {}/{} is taken: something listens there", port, protocol);
+  return fail_errno(e, "take port {}/{}", port, protocol);
+}
+
+}  // namespace
+
+Result<ExposedAddress> parse_exposed_address(const std::string& text) {
+  auto slash = text.find('/');
+  ExposedAddress a;
+  TS_TRY_ASSIGN(a.address, IpAddress::parse(text.substr(0, slash)));
+  if (slash == std::string::npos) return a;
+  TS_TRY_ASSIGN(uint64_t bits, parse_u64(text.substr(slash + 1), "a prefix"));
+  if (bits > a.address.bits()) return fail(Errc::kInvalidArgument, "\"{}\" has no prefix of its family", text);
+  a.prefix = static_cast<unsigned>(bits);
+  return a;
+}
+
+std::string exposed_address_text(const ExposedAddress& a) {
+  return a.prefix == 0 ? a.address.text() : fmt::format("{}/{}", a.address.text(), a.prefix);
+}
+
+std::string to_text(const Exposure& e) {
+  json j = {{"entry", e.entry},
+            {"home", e.home},
+            {"protocol", e.protocol},
+            {"port", e.port},
+            {"name", e.name},
+            {"engine", e.engine},
+            {"container_port", e.container_port},
+            {"entry_knows", e.entry_knows},
+            {"ending", e.ending},
+            {"addresses", json::array()}};
+  for (const auto& a : e.addresses) j["addresses"].push_back(exposed_address_text(a));
+  return j.dump();
+}
+
+Result<Exposure> parse_exposure(const std::string& key, const std::string& text) {
+  auto read = [&]() -> Result<Exposure> {
+    try {
+      return exposure_of(json::parse(text));
+    } catch (const json::exception& e) {
+      return fail(Errc::kCorrupt, "{}", e.what());
+    }
+  };
+  auto e = read();
+  if (e && e->key() == key) return e;
+  return fail(Errc::kCorrupt, "what the store has of the exposed port {}: {}", key,
+              e ? "it is another one's" : e.error().message());
+}
+
+Result<> Exposures::load() {
+  TS_TRY_ASSIGN(auto stored, store_.exposed());
+  Result<> outcome;
+  MutexLock lock(mu_);
+  for (const auto& one : stored) {
+    auto e = parse_exposure(one.key, one.facts);
+    if (!e) {
+      outcome = std::unexpected(std::move(e).error());
+      continue;
+    }
+    e->entry_knows = false;  // it may have forgotten: it is told again
+    if (auto held = hold_port_locked(*e); !held)
+      TS_LOG_ERROR("expose: {}, and it leads to {} all the same", held.error().message(), e->name);
+    known_[one.key] = std::move(*e);
+  }
+  return outcome;
+}
+
+std::vector<Exposure> Exposures::all() const {
+  MutexLock lock(mu_);
+  std::vector<Exposure> list;
+  for (const auto& [key, e] : known_) list.push_back(e);
+  return list;
+}
+
+std::optional<Exposure> Exposures::find(const std::string& key) const {
+  MutexLock lock(mu_);
+  auto found = known_.find(key);
+  return found == known_.end() ? std::nullopt : std::optional(found->second);
+}
+
+Result<> Exposures::hold_port_locked(const Exposure& e) {
+  if (!is_entry(e) || held_.contains(e.key())) return {};
+  TS_TRY_ASSIGN(Fd fd, bind_port(e.protocol, e.port));
+  held_.emplace(e.key(), std::move(fd));
+  return {};
+}
+
+Result<> Exposures::put(const Exposure& e) {
+  MutexLock lock(mu_);
+  return put_locked(e);
+}
+
+Result<> Exposures::add(const Exposure& e) {
+  MutexLock lock(mu_);
+  auto known = known_.find(e.key());
+  if (known == known_.end()) return put_locked(e);
+  return fail(Errc::kAlreadyExists, "port {}/{} {} {} already", e.port, e.protocol,
+              known->second.ending ? "is still to be taken from" : "leads to", known->second.name);
+}
+
+Result<> Exposures::update(const Exposure& e) {
+  MutexLock lock(mu_);
+  return known_.contains(e.key()) ? put_locked(e) : Result<>();
+}
+
+Result<> Exposures::put_locked(const Exposure& e) {
+  TS_TRY(hold_port_locked(e));
+  auto stored = store_.put_exposed({e.key(), to_text(e)});
+  if (stored)
+    known_[e.key()] = e;
+  else if (!known_.contains(e.key()))
+    held_.erase(e.key());
+  return stored;
+}
+
+Result<> Exposures::remove(const std::string& key) {
+  TS_TRY(store_.remove_exposed(key));
+  MutexLock lock(mu_);
+  known_.erase(key);
+  held_.erase(key);
+  return {};
+}
+
+std::string Exposures::peer_named(const std::string& fingerprint) const {
+  auto peers = store_.peers();
+  if (!peers) return {};
+  auto found = std::ranges::find(*peers, fingerprint, &state::Peer::fingerprint);
+  return found == peers->end() ? std::string() : found->name;
+}
+
+void Exposures::add_to(network::Placement& placement, const TunnelPaths& paths) const {
+  auto exposures = all();
+  if (exposures.empty()) return;
+  placement.tunnels = paths.interfaces();
+  placement.entry_sources = network::entry_sources(own_);
+  for (const auto& e : exposures) {
+    bool through_tunnel = !is_entry(e) || !is_home(e);
+    auto way = through_tunnel ? paths.interface_to(peer_named(is_entry(e) ? e.home : e.entry)) : std::string();
+    if (!way) TS_LOG_WARN("expose: port {}/{} has no way to {}: {}", e.port, e.protocol, e.name, way.error().message());
+    if (is_entry(e)) {
+      placement.entries.push_back({e.protocol, e.port, e.addresses, e.container_port, way.value_or(""), !way});
+    } else if (!e.ending) {
+      network::ExposedPort port{e.protocol, {}, e.container_port, way.value_or("")};
+      for (const auto& a : e.addresses) port.addresses.push_back(a.address);
+      placement.exposed.push_back(std::move(port));
+    }
+  }
+}
+
+}  // namespace transship::migrate

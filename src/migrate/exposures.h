@@ -1,0 +1,76 @@
+// Ports of nodes that lead to containers, as far as they concern this node: as the entry, which clients connect to, or
+// as the container's home, by way of which they go (network/exposure.h). Kept in the store.
+#pragma once
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/mutex.h"
+#include "network/placement.h"
+#include "state/store.h"
+
+namespace transship::migrate {
+
+class TunnelPaths;
+
+struct Exposure {
+  std::string entry;  // fingerprints of the two nodes' keys; one of them, or both, are this node's
+  std::string home;
+  std::string protocol = "tcp";  // or udp
+  uint16_t port = 0;             // of the entry
+  std::string name;              // of the container
+  std::string engine = {};       // on its home, where it is when it is there
+  std::vector<network::ExposedAddress> addresses = {};
+  uint16_t container_port = 0;
+  // On the home, of an entry elsewhere.
+  bool entry_knows = false;
+  bool ending = false;  // removed, and the entry has to hear of it
+  // One port of an entry leads to one container.
+  std::string key() const { return fmt::format("{}/{}/{}", entry, protocol, port); }
+  bool operator==(const Exposure&) const = default;
+};
+
+// JSON. kCorrupt says of what.
+std::string to_text(const Exposure& e);
+Result<Exposure> parse_exposure(const std::string& key, const std::string& text);
+
+// "10.88.0.3/16"; without a slash the network is not known.
+Result<network::ExposedAddress> parse_exposed_address(const std::string& text);
+std::string exposed_address_text(const network::ExposedAddress& a);
+
+// Thread-safe.
+class Exposures {
+ public:
+  // `own`: fingerprint of this node's key.
+  Exposures(state::Store& store, std::string own) : store_(store), own_(std::move(own)) {}
+  // Once, when the daemon starts. What can't be read is left where it is, and an error names it. A port of this node
+  // that somebody else has taken meanwhile is logged, and still leads where it should.
+  Result<> load();
+
+  std::vector<Exposure> all() const;
+  std::optional<Exposure> find(const std::string& key) const;
+  // Stored, not yet in the kernel. A port of this node is held, so that nobody else takes it: kAlreadyExists.
+  Result<> put(const Exposure& e);
+  Result<> add(const Exposure& e);          // unless its port leads somewhere already: kAlreadyExists
+  Result<> update(const Exposure& e);       // unless it has been removed meanwhile
+  Result<> remove(const std::string& key);  // absent is fine
+
+  bool is_entry(const Exposure& e) const { return e.entry == own_; }
+  bool is_home(const Exposure& e) const { return e.home == own_; }
+  // What the kernel is to have of it; what has no way at the moment is shut.
+  void add_to(network::Placement& placement, const TunnelPaths& paths) const;
+
+ private:
+  Result<> put_locked(const Exposure& e) REQUIRES(mu_);
+  Result<> hold_port_locked(const Exposure& e) REQUIRES(mu_);
+  std::string peer_named(const std::string& fingerprint) const;
+  state::Store& store_;
+  const std::string own_;
+  mutable Mutex mu_;
+  std::map<std::string, Exposure> known_ GUARDED_BY(mu_);
+  std::map<std::string, Fd> held_ GUARDED_BY(mu_);  // bound, and nobody listens
+};
+
+}  // namespace transship::migrate
