@@ -29,6 +29,7 @@ def parse_args():
     parser = argparse.ArgumentParser(prog="./dev demo", description=__doc__)
     parser.add_argument("--engine", choices=["podman", "runc"], default="podman")
     parser.add_argument("--moves", type=int, default=2, help="moves there and back, one after the other (default 2)")
+    parser.add_argument("--cutover", choices=["tunnel", "hook"], help="how traffic follows (default: tunnel; hook with runc)")
     parser.add_argument("--mib", type=int, default=256, help="random data in the Redis (default 256)")
     parser.add_argument("--rate", default="1gbit", help="of every host's link (default 1gbit)")
     parser.add_argument("--clients", type=int, default=4, help="connections that check every answer (default 4)")
@@ -47,6 +48,7 @@ class Demo:
         kind = {"podman": subject.PodmanRedis, "runc": RuncRedis}[args.engine]
         self.redis = kind(self.lab)
         self.moves, self.left_behind, self.wrong = [], [], []
+        self.tunnel, self.timeouts = None, 0
         self.source_copies = self.destination_copies = None
         self.link_rate = 0.0
         self.memory = None
@@ -58,6 +60,11 @@ class Demo:
             say("memory", self.memory.what)
         self.lab.up(rate=self.args.rate)
         here, there = self.lab.host("aws"), self.lab.host("azure")
+        cutover = self.args.cutover or ("tunnel" if self.args.engine == "podman" else "hook")
+        if cutover == "tunnel":
+            self.lab.use_cutover("tunnel")
+            self.tunnel = json.loads(here.run(["transship", "node", "info", "--json"]).stdout)["tunnel"]["backend"]
+            say("tunnel", f"WireGuard ({self.tunnel}) between the clouds; the router goes on sending all that is for the container to aws")
         say("redis", f"{self.args.mib} MiB of random values on {here.name} under {self.args.engine}, and a file in its root file system")
         self.redis.create(here)
         self.redis.fill(here, self.args.mib)
@@ -67,13 +74,14 @@ class Demo:
         load = Load(self.client, self.redis.address, counters=self.args.clients - self.args.clients // 2, values=self.args.clients // 2)
         say("clients", f"{self.args.clients} connections from host client, each checks every answer")
         time.sleep(1)
-        windows = []
+        windows, timeouts = [], timeouts_of(self.client)
         for number in range(self.args.moves):
             windows.append(self.move(number + 1, here, there))
             self.check_copies(here, there)
             here, there = there, here
             time.sleep(1)
         report = load.stop()
+        self.timeouts = timeouts_of(self.client) - timeouts
         self.finish(report, windows, here, there, before)
         return report
 
@@ -106,7 +114,7 @@ class Demo:
         result = {
             "from": source, "to": destination, "total_ms": summary["total_ms"], "gap_ms": round(gap, 1),
             "transfer_at_link_rate_ms": round(transfer, 1), "gap_limit_ms": round(limit, 1), "frozen_ms": summary["gap_ms"], "bytes_sent": summary["bytes_sent"],
-            "bytes_memory": summary["bytes_memory"], "packets_held": summary.get("packets_held", 0),
+            "bytes_memory": summary["bytes_memory"], "hold": {"packets": summary["packets_held"], "dropped": summary["packets_dropped"]},
             "parts_ms": {name: round(ms, 1) for name, ms in summary["gap_parts_ms"].items()},
         }
         if gap > limit:
@@ -115,7 +123,9 @@ class Demo:
 
     def results(self, report) -> dict:
         return {
-            "engine": self.args.engine, "moves": self.moves, "requests": report["requests"], "lost_writes": report["lost_writes"],
+            "engine": self.args.engine, "tunnel": self.tunnel, "moves": self.moves,
+            "hold": {key: sum(m["hold"][key] for m in self.moves) for key in ("packets", "dropped")},
+            "retransmission_timeouts": self.timeouts, "requests": report["requests"], "lost_writes": report["lost_writes"],
             "wrong_values": report["wrong_values"], "tcp_resets": report["tcp_resets"], "source_copies": self.source_copies,
             "destination_copies": self.destination_copies, "left_behind": self.left_behind, "problems": self.wrong,
         }
@@ -131,6 +141,12 @@ def move(source, reference, destination, options=(), timeout=300) -> dict:
     return summary
 
 
+def timeouts_of(host) -> int:
+    """How often its TCP waited in vain for an acknowledgement, until it sent again."""
+    heading, values = [line.split() for line in host.run(["cat", "/proc/net/netstat"]).stdout.splitlines() if line.startswith("TcpExt:")]
+    return int(values[heading.index("TCPTimeouts")])
+
+
 def say(what, text):
     print(f"{what:>10}  {text}", flush=True)
 
@@ -144,6 +160,8 @@ def print_results(results):
         print(f"      frozen {m['frozen_ms']} ms: {parts}")
     print(f"  {results['requests']} requests, {results['lost_writes']} lost writes, {results['wrong_values']} wrong values,"
           f" {results['tcp_resets']} resets")
+    print(f"  {results['hold']['packets']} packets held and delivered, {results['hold']['dropped']} dropped; {results['retransmission_timeouts']}"
+          " retransmission timeouts of the clients")
     print(f"  copies: {results['source_copies']} on the source, {results['destination_copies']} on the destination;"
           f" left behind: {', '.join(results['left_behind']) or 'nothing'}")
     for problem in results["problems"]:

@@ -37,11 +37,13 @@ def as_json(row: Row, link: dict) -> dict:
         "system": row.system, "mode": row.mode, "size_mib": row.cell.size_mib, "write_rate": row.cell.write_rate,
         "values": row.cell.values, **link, "runs": len(good), "gap_ms_median": rounded(row.median("gap_ms")),
         "gap_ms_min": rounded(min(gaps, default=None)), "gap_ms_max": rounded(max(gaps, default=None)),
+        "max_gap_kept_ratio": rounded(share_kept(good), 3),
         "gap_reachable_ms_median": rounded(row.median("reachable_ms")),
         "connections_survived": all(run.lost_connections == 0 for run in good) if good else None,
         "running_ms_median": rounded(row.median("running_ms")),
         "total_ms_median": rounded(row.median("total_ms")), "bytes_median": whole(sent),
         "bytes_over_rss": rounded(sent / own, 3) if sent is not None and own else None,
+        "link_share": rounded(row.median("link_share"), 3),
         "throughput_during_ratio": rounded(row.median("served_ratio"), 3),
         "wrong_bytes": sum(run.wrong_bytes for run in good), "lost_connections": sum(run.lost_connections for run in good),
         "container_bytes_median": whole(own), "destination_extra_bytes": whole(row.median("extra_bytes")),
@@ -49,6 +51,11 @@ def as_json(row: Row, link: dict) -> dict:
         "parts_ms_median": parts(good), "did": sorted({run.did for run in good if run.did}),
         "errors": [run.error for run in row.runs if run.error], "note": row.note,
     }
+
+
+def share_kept(runs: list[Run]) -> float | None:
+    kept = [run.max_gap_kept for run in runs if run.max_gap_kept is not None]
+    return sum(kept) / len(kept) if kept else None
 
 
 def parts(runs: list[Run]) -> dict[str, float]:
@@ -64,8 +71,8 @@ def whole(value):
     return None if value is None else round(value)
 
 
-HEADINGS = ("system", "gap ms", "min..max", "reachable", "x ours", "runs s", "total s", "x ours", "sent MiB", "of RSS", "thruput",
-            "wrong", "lost", "extra MiB")
+HEADINGS = ("system", "gap ms", "min..max", "kept", "reachable", "x ours", "runs s", "total s", "x ours",
+            "sent MiB", "of RSS", "of link", "thruput", "wrong", "lost", "extra MiB")
 
 
 def table(rows: list[dict]) -> str:
@@ -91,9 +98,11 @@ def line(row: dict, ours: dict | None) -> tuple[str, ...]:
     extra, share = row["destination_extra_bytes"], row["throughput_during_ratio"]
     return (
         name, f"{row['gap_ms_median']:.0f}", f"{row['gap_ms_min']:.0f}..{row['gap_ms_max']:.0f}",
+        "-" if row["max_gap_kept_ratio"] is None else f"{row['max_gap_kept_ratio']:.0%}",
         f"{row['gap_reachable_ms_median']:.0f}", ratio(row, ours, "gap_ms_median"),
         "-" if row["running_ms_median"] is None else f"{row['running_ms_median'] / 1000:.2f}", f"{row['total_ms_median'] / 1000:.2f}",
         ratio(row, ours, "total_ms_median"), f"{row['bytes_median'] / 2**20:.1f}", f"{row['bytes_over_rss'] or 0:.2f}",
+        "-" if row["link_share"] is None else f"{row['link_share']:.2f}",
         "-" if share is None else f"{share:.2f}", str(row["wrong_bytes"]), str(row["lost_connections"]), f"{extra / 2**20:.0f}",
     )
 

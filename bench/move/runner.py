@@ -54,7 +54,7 @@ class Bench:
                     continue
                 say(f"{cell.size_mib} MiB {cell.values}, {cell.write_rate} SET/s, run {number + 1}: {system.name} {system.mode}", end="")
                 begin = time.monotonic()
-                run = self.scene.run(system, cell)
+                run = self.scene.run(system, cell, rates[-1])
                 rows[system].runs.append(run)
                 outcome = f"failed: {' '.join(run.error.split())[:300]}" if run.error else f"gap {run.gap_ms:.0f} ms, total {run.total_ms:.0f} ms"
                 say(f": {outcome} ({time.monotonic() - begin:.0f} s)")

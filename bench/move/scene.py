@@ -39,6 +39,8 @@ class Run:
     reachable_ms: float = 0.0
     total_ms: float = 0.0
     running_ms: float | None = None
+    max_gap_kept: bool | None = None
+    link_share: float | None = None
     sent_bytes: int = 0
     container_bytes: int = 0
     served_ratio: float | None = None
@@ -76,13 +78,17 @@ class Scene:
         for host in (SOURCE, DESTINATION):
             self.lab.clear_shape(host)
 
-    def run(self, system: System, cell: Cell) -> Run:
+    def run(self, system: System, cell: Cell, link_bits_per_second: float) -> Run:
         """Whatever goes wrong in a run is its row's error: the other rows go on."""
         try:
             try:
-                return self._run(system, cell)
+                run = self._run(system, cell)
             finally:
                 self.clean_up(system)
+            if system.copied and run.did == "pre-copy":
+                copied, ms = system.copied
+                run.link_share = copied * 8000 / ms / link_bits_per_second
+            return run
         except LabError as e:
             return Run(error=str(e))
         except Exception as e:
@@ -157,6 +163,7 @@ class Scene:
         if report["wrong_answers"]:
             raise LabError(f"{report['wrong_answers']} answers to the probe were not the value of the key it asked for")
         run.gap_ms, run.reachable_ms = longest_silence(report, begin)
+        run.max_gap_kept = system.max_gap_kept
         run.served_ratio = served_ratio(report, before, begin, end)
         run.lost_connections = report["lost"]
         run.extra_bytes = watch.extra(filled)

@@ -20,7 +20,8 @@ for p in /proc/[0-9]*; do
   case "${1##*/} $2 $3" in criu\ *|transship-runtime\ *|transship-pager\ *|skopeo\ *) echo "process: $c";; esac
 done
 for f in $(find /sys/fs/cgroup -name cgroup.freeze 2>/dev/null); do
-  grep -q 1 $f 2>/dev/null && echo "frozen: ${f%/cgroup.freeze}"
+  d=${f%/cgroup.freeze}
+  grep -q 1 $f 2>/dev/null && echo "frozen: $d ($(for p in $(cat $d/cgroup.procs); do cat /proc/$p/comm; done | sort | uniq -c | xargs))"
 done
 find /proc/[0-9]*/fd -lname '*userfaultfd*' 2>/dev/null | sed 's/^/followed memory: /'
 grep -H '^TracerPid:.*[1-9]' /proc/[0-9]*/status 2>/dev/null | sed 's/^/traced: /'

@@ -8,16 +8,18 @@ from labkit.api import Host
 from labkit.errors import LabError
 
 
-def measure_link(source: Host, destination: Host) -> float:
-    """Bits per second that one TCP flow gets."""
-    server = destination.popen(["iperf3", "-s", "-1", "-B", destination.address], stdout=subprocess.DEVNULL)
+def measure_link(source: Host, destination: Host, address="", enter=(), seconds=2) -> float:
+    """Bits per second that one TCP flow gets to `address` (else the host's own), where `enter` is what leads into a container's
+    network for the server."""
+    address = address or destination.address
+    server = destination.popen([*enter, "iperf3", "-s", "-1", "-B", address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(50):
             time.sleep(0.1)
-            done = source.run(["iperf3", "-c", destination.address, "-t", "2", "-O", "1", "-J"], timeout=20, check=False)
+            done = source.run(["iperf3", "-c", address, "-t", seconds, "-O", "1", "-J"], timeout=seconds + 30, check=False)
             if done.returncode == 0:
                 return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
-        raise LabError(f"iperf3 from {source.name} to {destination.name}: {done.stdout[-500:]}")
+        raise LabError(f"iperf3 from {source.name} to {destination.name} ({address}): {done.stdout[-500:]}")
     finally:
         server.terminate()
         server.wait(10)

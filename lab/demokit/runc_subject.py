@@ -44,7 +44,7 @@ class RuncRedis(PodmanRedis):
         for cloud in (self.lab.host("aws"), self.lab.host("azure")):
             self.prepare_network(cloud)
         host.run(["podman", "create", "--name", "for-the-bundle", self.image], timeout=90)
-        host.run(f"mkdir -p {self.bundle}/rootfs && podman export for-the-bundle | tar -x -C {self.bundle}/rootfs"
+        host.run(f"rm -rf {self.bundle}; mkdir -p {self.bundle}/rootfs && podman export for-the-bundle | tar -x -C {self.bundle}/rootfs"
                  f" && podman rm for-the-bundle && cd {self.bundle} && runc spec", timeout=90)
         config = json.loads(host.get(f"{self.bundle}/config.json"))
         config["process"].update(

@@ -160,6 +160,10 @@ class Lab:
         """Builds an image (if need be), pushes it, returns its reference."""
         return images.push(self.state, name, images.ensure(name))
 
+    def use_cutover(self, driver: str) -> None:
+        """"hook" (as after deploy: the router's routes are changed) or "tunnel" (nobody in between knows of a move)."""
+        deploy.use_cutover([h.record for h in self.clouds()], driver)
+
     def deploy(self, build: str | os.PathLike = deploy.DEFAULT_BUILD) -> None:
         with state.locked(self.name):
             deploy.deploy(self.state, Path(build))

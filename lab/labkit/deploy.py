@@ -11,6 +11,7 @@ from .services import order, wait_until
 
 PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager", "transship-tar")
 DEFAULT_BUILD = config.BUILD / "bin"
+CONFIG = "/etc/transship/transshipd.toml"
 SANITIZER_LOG = "sanitizer"  # cmake/TransshipTargets.cmake says so to programs that have a sanitizer in them
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)
 
@@ -41,6 +42,24 @@ def pin_all(hosts: list[dict]) -> None:
                 run(namespace.enter(host, add), timeout=20)
 
 
+def use_cutover(hosts: list[dict], driver: str) -> None:
+    """Gives the daemons another cutover driver, and waits until they answer; with "tunnel" also until the tunnels do."""
+    for host in hosts:
+        stop_daemon(host)
+        install(host, CONFIG, configuration(host, driver).encode(), 0o644)
+        start_daemon(host)
+    pin_all(hosts)
+    for host in hosts if driver == "tunnel" else []:
+        for peer in hosts:
+            if peer is not host:
+                wait_until(f"{peer['name']} in the tunnel of {host['name']}", lambda host=host, peer=peer: tunnel_answers(host, peer))
+
+
+def tunnel_answers(host: dict, peer: dict) -> bool:
+    found = run(namespace.enter(host, ["transship", "peer", "check", peer["name"], "--json"]), timeout=60)
+    return json.loads(found.stdout)["tunnel_rtt_ms"] is not None
+
+
 def daemon_answers(host: dict) -> bool:
     if not daemon_pid(host):
         log = namespace.path_inside(host, "/var/log/transship/transshipd.log")
@@ -57,10 +76,13 @@ def deploy_to(host: dict, build: Path) -> None:
     stop_daemon(host)
     for program in PROGRAMS:
         install(host, f"/usr/bin/{program}", (build / program).read_bytes(), 0o755)
-    template = (config.SOURCE / "lab/transshipd.toml").read_text()
-    text = template.replace("@NAME@", host["name"]).replace("@ADDRESS@", host["address"])
-    install(host, "/etc/transship/transshipd.toml", text.encode(), 0o644)
+    install(host, CONFIG, configuration(host, "hook").encode(), 0o644)
     start_daemon(host)
+
+
+def configuration(host: dict, cutover: str) -> str:
+    template = (config.SOURCE / "lab/transshipd.toml").read_text()
+    return template.replace("@NAME@", host["name"]).replace("@ADDRESS@", host["address"]).replace("@CUTOVER@", cutover)
 
 
 def start_daemon(host: dict) -> None:

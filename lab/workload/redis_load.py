@@ -90,6 +90,7 @@ def main():
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--counters", type=int, default=2)
     parser.add_argument("--values", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="number of the first client: its keys have it")
     parser.add_argument("--pause", type=float, default=0.001)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--patience", type=float, default=120, help="seconds that an answer may take")
@@ -100,7 +101,7 @@ def main():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kinds = ["counter"] * args.counters + ["value"] * args.values
-    clients = [Client(kind, n, (args.host, args.port), stop, args.pause, args.patience) for n, kind in enumerate(kinds)]
+    clients = [Client(kind, n, (args.host, args.port), stop, args.pause, args.patience) for n, kind in enumerate(kinds, args.first)]
     for client in clients:
         client.start()
     print("ready", flush=True)

@@ -96,6 +96,14 @@ def test_a_row_is_its_good_runs_and_says_what_failed():
     assert (r["bytes_over_rss"], r["source_daemon_rss_max"], r["errors"]) == (3.0, 5, ["no luck"])
 
 
+def test_what_only_ours_can_tell():
+    r = row("transship", good(10, max_gap_kept=True, link_share=0.9), good(400, max_gap_kept=False, link_share=0.8), good(20, max_gap_kept=True, link_share=0.7))
+    assert (r["max_gap_kept_ratio"], r["link_share"]) == (0.667, 0.8)
+    assert "67%" in report.table([r]) and "0.80" in report.table([r])
+    other = row("podman", good(10))
+    assert (other["max_gap_kept_ratio"], other["link_share"]) == (None, None)
+
+
 def test_what_never_works_is_given_up():
     def given_up(*runs):
         return report.Row("criu-lazy", "", CELL, runs=list(runs)).given_up
@@ -112,7 +120,7 @@ def test_an_error_in_a_run_is_its_rows_and_everything_is_cleaned_up(monkeypatch,
     scene, done = Scene("never-up", "1gbit", "1ms"), []
     monkeypatch.setattr(scene, "_run", fail)
     monkeypatch.setattr(scene, "clean_up", done.append)
-    assert words in scene.run("system", CELL).error
+    assert words in scene.run("system", CELL, 1e9).error
     assert done == ["system"]
 
 
@@ -138,7 +146,7 @@ def test_the_table_has_ratios_to_ours_and_every_failure():
     text = report.table(rows)
     assert "64 MiB of random values, 2000 SET/s" in text and "940 Mbit/s" in text
     podman = next(line for line in text.splitlines() if line.startswith("  podman none "))
-    assert podman.split()[2:8] == ["125", "125..125", "125", "2.50", "-", "0.25"]
+    assert podman.split()[2:9] == ["125", "125..125", "-", "125", "2.50", "-", "0.25"]
     assert "criu-lazy: failed: Error (criu/x.c:1): why" in text and "transship auto: failed: fell over" in text
     assert "podman none: connections did not survive" in text
     assert "transship auto: was done as post-copy, pre-copy" in text and "was done as stop-copy" not in text

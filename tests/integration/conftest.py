@@ -19,6 +19,8 @@ PREFIX = "test-"  # then the pid of the test run
 
 
 def pytest_collection_modifyitems(items):
+    # The others put what they like in the programs' places; the daemons are deployed, once, when they have ended.
+    items.sort(key=lambda item: "moving_lab" in item.fixturenames)
     if os.geteuid() != 0:
         for item in items:
             item.add_marker(pytest.mark.skip(reason="the lab needs root"))

@@ -99,12 +99,16 @@ class RunningMove:
 @contextlib.contextmanager
 def link_cut(host):
     link = host.run("ip route show default").stdout.split()[4]
+    default6 = host.run("ip -6 route show default").stdout.split()
+    host.run(["sysctl", "-qw", f"net.ipv6.conf.{link}.keep_addr_on_down=1"])  # IPv6 addresses go with the link otherwise
     host.run(["ip", "link", "set", link, "down"])
     try:
         yield
     finally:
         host.run(["ip", "link", "set", link, "up"])
         host.run(["ip", "route", "replace", "default", "via", host.spec.gateway])
+        if default6:
+            host.run(["ip", "-6", "route", "replace", "default", "via", default6[default6.index("via") + 1], "dev", link])
 
 
 class Scene:

@@ -1,4 +1,4 @@
-"""./dev bench move, the smallest there is: the result is complete, every byte is right and nothing stays."""
+"""./dev bench move and postgres, the smallest there are: the result is complete, every byte is right and nothing stays."""
 
 import json
 import os
@@ -57,4 +57,17 @@ def test_a_tiny_bench(tmp_path):
     assert 0 < row["throughput_during_ratio"] <= 1.5
     assert row["link_bits_per_second"] > 100_000_000
     assert "transship stop-copy" in done.stdout
+    assert LAB not in state.known_labs()
+
+
+def test_a_tiny_postgres_bench(tmp_path):
+    result = tmp_path / "result.json"
+    done = subprocess.run([sys.executable, BENCH.parent / "postgres", "--buffers", "16", "--runs", "1", "--against", "none", "--lab", LAB,
+                           "--cold", "--json", result], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(result.read_text())["rows"]
+    assert (row["system"], row["runs"], row["wrong"], row["errors"]) == ("transship", 1, 0, [])
+    assert 0 < row["gap_ms_median"] <= row["total_ms_median"]
+    assert {"freeze", "dump", "restore", "release"} <= row["parts_ms_median"].keys()
+    assert "PostgreSQL with 16 MiB" in done.stdout
     assert LAB not in state.known_labs()

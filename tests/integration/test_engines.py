@@ -84,6 +84,7 @@ def hosts(lab):
     tool = (deploy.DEFAULT_BUILD / "engine-tool").read_bytes()
     pair = lab.host("aws"), lab.host("azure")
     for host in pair:
+        deploy.stop_daemon(host.record)  # it has a Podman service of its own, in the same place
         host.put(TOOL, tool, 0o755)
         host.put("/usr/bin/transship-runtime", '#!/bin/sh\nexec /usr/bin/runc "$@"\n', 0o755)
         host.run("podman network create --subnet 10.77.0.0/24 engnet; podman network create --subnet 10.78.0.0/24 --subnet fd00:78::/64 --ipv6 engnet6")
@@ -378,19 +379,7 @@ def test_discard_does_not_wait_longer_than_told(podman, image):
     assert there.run("podman ps -aq").stdout == ""
 
 
-@pytest.fixture
-def no_daemon(podman):
-    """The lab's daemon has a Podman service of its own, in the same place."""
-    host = podman[0].host
-    ran = deploy.daemon_pid(host.record)
-    deploy.stop_daemon(host.record)
-    yield
-    if ran:
-        deploy.start_daemon(host.record)
-        deploy.wait_until("the daemon", lambda: deploy.daemon_answers(host.record))
-
-
-def test_service_of_our_own_ends_with_the_engine(podman, no_daemon):
+def test_service_of_our_own_ends_with_the_engine(podman):
     source, _ = podman
     nobody = ["--socket", "/run/nobody.sock"]
     assert source("version", options=nobody).startswith("podman")

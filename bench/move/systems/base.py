@@ -31,6 +31,8 @@ class System:
     note = ""
     has_daemon = False
     running_ms: float | None = None  # of the last move: until it ran on the destination, where that is known
+    copied: tuple[int, float] | None = None  # of the last move, where known: bytes of memory, ms of the copying
+    max_gap_kept: bool | None = None  # of the last move, where it aims at a longest gap: kept, or said before that it cannot be
     did = ""      # how the last move was done, when the system chooses itself
     contest = ""  # of systems with the same word here only the best stays after the first run
 

@@ -8,6 +8,7 @@ from labkit.errors import LabError
 from .base import DESTINATION, System
 
 LONGEST = 600.0  # s
+MAX_GAP = 300.0  # ms; what a move without --max-gap aims at
 
 
 class Transship(System):
@@ -32,6 +33,9 @@ class Transship(System):
             error = next((line["message"] for line in lines if line["message_type"] == "error"), done.stderr[-1000:])
             raise LabError(f"transship move ended with {done.returncode}: {error}")
         self.did = summary.get("mode") or ""
+        self.copied = summary["bytes_memory"], summary["total_parts_ms"]["memory"]
+        # The warning comes before the freeze: it cannot be that short.
+        self.max_gap_kept = summary["gap_ms"] <= MAX_GAP or any(w.startswith("gap:") for w in summary["warnings"])
         parts = list(summary["total_parts_ms"].items())
         names = [name for name, _ in parts]
         self.running_ms = sum(ms for _, ms in parts[:names.index("release") + 1])
