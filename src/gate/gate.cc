@@ -25,6 +25,7 @@ using nlohmann::json;
 
 constexpr milliseconds kAbortTime{6000};  // CRIU undoes, runc tidies up
 constexpr milliseconds kKillTime{2000};
+constexpr milliseconds kFrozenTime{1000};
 
 // All but the mark of a parked container, whose `start` is still to come; rmdir spares what is not empty. A runtime
 // that was killed may have left files that have no name here: the beginning of the mark, for one.
@@ -95,8 +96,8 @@ Result<> Parked::verify() const {
   TS_TRY_ASSIGN(auto of_task, sys::Cgroup::of_process(state_->pid));
   if (of_task.path() != state_->cgroup)
     return fail(Errc::kInternal, "process {} is in {} instead of {}", state_->pid, of_task.path(), state_->cgroup);
-  TS_TRY_ASSIGN(bool frozen, cgroup.frozen());
-  if (!frozen) return fail(Errc::kInternal, "the restored container in {} is not frozen", state_->cgroup);
+  // CRIU has just let go of the tasks.
+  TS_TRY_CTX(cgroup.await_frozen(Deadline::in(kFrozenTime)), "the restored container is not frozen");
   TS_TRY_ASSIGN(bool held, state_->nft.has(kHoldTable));
   if (!held) return fail(Errc::kInternal, "the network of process {} is not held back", state_->pid);
   return {};

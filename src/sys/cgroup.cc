@@ -50,14 +50,23 @@ Result<> Cgroup::set_frozen(bool wanted, Deadline deadline) const {
   // Opened before the write: the kernel reports a change of the file to whoever had read it before.
   TS_TRY_ASSIGN(Fd events, open_file(path_ + "/cgroup.events", O_RDONLY));
   TS_TRY(write_control(path_ + "/cgroup.freeze", wanted ? "1" : "0"));
+  return await(events.get(), wanted, deadline);
+}
+
+Result<> Cgroup::await_frozen(Deadline deadline) const {
+  TS_TRY_ASSIGN(Fd events, open_file(path_ + "/cgroup.events", O_RDONLY));
+  return await(events.get(), true, deadline);
+}
+
+Result<> Cgroup::await(int events, bool wanted, Deadline deadline) const {
   while (true) {
     std::byte buffer[256];
-    (void)::lseek(events.get(), 0, SEEK_SET);
-    TS_TRY(read_some(events.get(), buffer));
+    (void)::lseek(events, 0, SEEK_SET);
+    TS_TRY(read_some(events, buffer));
     TS_TRY_ASSIGN(bool now, frozen());
     if (now == wanted) return {};
     if (deadline.passed()) return fail(Errc::kTimeout, "{} {}: not there in time", wanted ? "freeze" : "thaw", path_);
-    pollfd p{events.get(), POLLPRI, 0};
+    pollfd p{events, POLLPRI, 0};
     // Capped: a notification can come between our read and the poll.
     (void)::poll(&p, 1, static_cast<int>(std::min<long>(deadline.remaining().count(), 5)));
   }

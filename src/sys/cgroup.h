@@ -21,6 +21,9 @@ class Cgroup {
   Result<> freeze(Deadline deadline) const;
   Result<> thaw(Deadline deadline) const;
   Result<bool> frozen() const;
+  // Asks for nothing, only waits. A task that a tracer lets go counts as running until it has seen that its cgroup is
+  // to be frozen, though it never gets to code of its own.
+  Result<> await_frozen(Deadline deadline) const;
   Result<bool> populated() const;
   // All tasks of this cgroup and those below it (process ids).
   Result<std::vector<pid_t>> processes() const;
@@ -30,6 +33,7 @@ class Cgroup {
   explicit Cgroup(std::string path) : path_(std::move(path)) {}
   Result<bool> event(std::string_view name) const;
   Result<> set_frozen(bool frozen, Deadline deadline) const;
+  Result<> await(int events, bool frozen, Deadline deadline) const;
   std::string path_;
 };
 
