@@ -24,6 +24,9 @@ constexpr milliseconds kStreamIdle{60'000};
 constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kQueryLimit{30'000};
 constexpr milliseconds kEngineLimit{15'000};
+// Without another chunk, while the engine's lock is held.
+constexpr milliseconds kChunkStall{4000};
+constexpr milliseconds kCancelCheck{100};
 
 peer::Reply done() {
   peer::Reply reply;
@@ -218,6 +221,35 @@ Result<peer::Reply> DestinationMove::load_image(const peer::ImageLoadRequest& re
 // ---- chunks
 
 Result<> DestinationMove::receive(const wire::ChunkHeader& chunk, std::span<const std::byte> data) {
+  auto r = receive_chunk(chunk, data);
+  MutexLock lock(mu_);
+  if (r)
+    ++chunks_;
+  else if (!chunk_failed_)
+    chunk_failed_ = r.error();
+  chunk_.notify_all();
+  return r;
+}
+
+// Little is on its way when the source does not wait for it itself.
+Result<> DestinationMove::await_chunks(uint64_t count) {
+  MutexLock lock(mu_);
+  uint64_t seen = chunks_;
+  auto deadline = Deadline::in(kChunkStall);
+  while (chunks_ < count) {
+    TS_TRY(cancel_.check());
+    if (chunk_failed_) return std::unexpected(*chunk_failed_);
+    if (deadline.passed())
+      return fail(Errc::kTimeout, "{} of the last {} chunks had not arrived on {} after {} ms without one",
+                  count - chunks_, count, services_.settings.node, kChunkStall.count());
+    (void)chunk_.wait_until(mu_, std::min(deadline.at(), Clock::now() + kCancelCheck));
+    if (chunks_ > seen) deadline = Deadline::in(kChunkStall);
+    seen = chunks_;
+  }
+  return {};
+}
+
+Result<> DestinationMove::receive_chunk(const wire::ChunkHeader& chunk, std::span<const std::byte> data) {
   TS_TRY(cancel_.check());
   std::string name(chunk.name);
   switch (static_cast<Channel>(chunk.kind)) {
@@ -325,12 +357,8 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
   std::string name = rootfs_stream(request.round());
-  std::shared_ptr<Rootfs> round;
-  {
-    MutexLock lock(mu_);
-    if (auto known = rounds_.find(name); known != rounds_.end()) round = known->second;
-  }
-  if (!round) return fail(Errc::kPeerProtocol, "no byte of \"{}\" came", name);
+  // Its first byte may still be on its way: it does not travel where this question does.
+  TS_TRY_ASSIGN(auto round, rootfs_round(name));
   round->thread.join();
   {
     MutexLock lock(mu_);
@@ -432,6 +460,9 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   MutexLock serial(request_mu_);
   TS_TRY(expect("restore", {State::kStarting}));
   Busy busy(*this);
+  auto asked = Clock::now();
+  TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
+  parked_.set_arrival_ms(ms_since(asked));
   TS_TRY(check_images(request));
   auto parked = await_parked(request);
   if (!parked)

@@ -120,6 +120,8 @@ class DestinationMove {
   Result<std::shared_ptr<Rootfs>> rootfs_round(const std::string& name);
   void start_engine();
   Result<> wait_at_gate();
+  Result<> receive_chunk(const wire::ChunkHeader& chunk, std::span<const std::byte> data);
+  Result<> await_chunks(uint64_t count);
   Result<> await_parked(const peer::RestoreRequest& request);
   Result<> check_images(const peer::RestoreRequest& request);
   Result<> make_memory(uint64_t page_bytes);
@@ -165,6 +167,9 @@ class DestinationMove {
   bool discard_again_ GUARDED_BY(mu_) = false;
   Clock::time_point discard_tried_ GUARDED_BY(mu_);
 
+  uint64_t chunks_ GUARDED_BY(mu_) = 0;                     // consumed, of all lanes
+  std::optional<Error> chunk_failed_ GUARDED_BY(mu_) = {};  // the first one that was not
+  CondVar chunk_;                                           // one of the two has changed
   std::atomic<uint64_t> layers_received_ = 0;
   std::atomic<bool> busy_ = false;
   std::atomic<bool> reserved_ = false;

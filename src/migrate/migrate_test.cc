@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -85,6 +86,28 @@ TEST(Reporter, PartsOfTheGapAddUp) {
   ASSERT_EQ(events.size(), 4U);
   EXPECT_EQ(events[1].phase().state(), local::PHASE_DONE);
   EXPECT_EQ(events[0].move_id(), "m1");
+}
+
+TEST(Reporter, ReckonedPartsStillAddUp) {
+  Reporter reporter("m1", [](const local::MoveEvent&) {});
+  reporter.gap_begins();
+  reporter.gap_part("transfer");
+  ::usleep(2000);
+  reporter.gap_part("restore");
+  reporter.gap_ends("release");
+  reporter.reckon_gap("transfer", "restore", 1.5);
+  reporter.reckon_gap("nothing", "restore", 1.5);
+  local::Summary summary;
+  reporter.fill(summary);
+  ASSERT_EQ(summary.gap_parts_size(), 3);
+  EXPECT_GE(summary.gap_parts(0).ms(), 1.5);
+  EXPECT_NEAR(summary.gap_parts(0).ms() + summary.gap_parts(1).ms() + summary.gap_parts(2).ms(), reporter.gap_ms(),
+              0.01);
+  // No more than it had.
+  reporter.reckon_gap("transfer", "restore", 1e6);
+  local::Summary later;
+  reporter.fill(later);
+  EXPECT_NEAR(later.gap_parts(1).ms(), 0, 1e-9);
 }
 
 TEST(Reporter, ProgressIsNotAFlood) {

@@ -117,6 +117,17 @@ void Reporter::gap_ends(const std::string& name) {
   gap_ms_ = ms_between(gap_begun_, gap_mark_);
 }
 
+void Reporter::reckon_gap(const std::string& to, const std::string& from, double ms) {
+  MutexLock lock(mu_);
+  constexpr auto kName = &std::pair<std::string, double>::first;
+  auto source = std::ranges::find(gap_parts_ms_, from, kName);
+  auto target = std::ranges::find(gap_parts_ms_, to, kName);
+  if (source == gap_parts_ms_.end() || target == gap_parts_ms_.end()) return;
+  ms = std::min(ms, source->second);
+  source->second -= ms;
+  target->second += ms;
+}
+
 double Reporter::gap_ms() const {
   MutexLock lock(mu_);
   return gap_ms_;

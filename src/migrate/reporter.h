@@ -35,6 +35,8 @@ class Reporter {
   void gap_begins();
   void gap_part(const std::string& name);
   void gap_ends(const std::string& name);
+  // `ms` of what was taken for the one part belong to the other, as the destination says.
+  void reckon_gap(const std::string& to, const std::string& from, double ms);
   double gap_ms() const;
   double total_ms() const;
   void fill(local::Summary& summary) const;

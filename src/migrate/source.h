@@ -82,6 +82,7 @@ class SourceMove {
   Result<plan::ConvergeLimits> converge_limits();
   // Phase III
   Result<> freeze_and_dump();
+  Result<> finish_rootfs();
   void keep_unread();
   void undo_freeze();
   Result<> transfer();
@@ -153,6 +154,7 @@ class SourceMove {
   std::optional<PushLink> push_link_;  // until the restore begins
   LiveMemoryStats memory_stats_;
   uint64_t frozen_bytes_ = 0;    // on the wire while it stood still
+  uint64_t on_their_way_ = 0;    // chunks for which the destination is to wait with the restore; 0: none
   wire::LaneCounters followed_;  // after the switch
   Thread memory_thread_;
   Result<> memory_outcome_;

@@ -106,7 +106,7 @@ Result<> SourceMove::freeze_and_dump() {
   TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
   keep_unread();
   ++round_;
-  rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = send_rootfs_round(true); });
+  rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = finish_rootfs(); });
   if (live_)
     memory_thread_ = Thread("memory-last", [this] {
       // It is done before CRIU is; and while it runs, the tasks are to serve CRIU: at their own priority.
@@ -117,6 +117,16 @@ Result<> SourceMove::freeze_and_dump() {
     images_->start();
   TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
   reporter_.gap_part("dump");
+  return {};
+}
+
+// Beside the dump: also the destination's answer.
+Result<> SourceMove::finish_rootfs() {
+  TS_TRY(send_rootfs_round(true));
+  peer::Request applied;
+  applied.mutable_rootfs_applied()->set_round(round_);
+  applied.mutable_rootfs_applied()->set_last(true);
+  TS_TRY(call(applied, kRoundLimit));
   return {};
 }
 
@@ -168,10 +178,6 @@ void SourceMove::undo_freeze() {
 Result<> SourceMove::transfer() {
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
-  peer::Request applied;
-  applied.mutable_rootfs_applied()->set_round(round_);
-  applied.mutable_rootfs_applied()->set_last(true);
-  TS_TRY(call(applied, kRoundLimit));
   reporter_.gap_part("rootfs");
   if (live_) {
     memory_thread_.join();
@@ -187,9 +193,10 @@ Result<> SourceMove::transfer() {
     memory_stats_ = memory_->stats();
   }
   TS_TRY(wait_armed());
-  TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
+  // After rounds little is left: the destination waits for it with the restore, and a round trip is saved.
+  on_their_way_ = memory_stats_.rounds > 0 && !follow_ ? lanes_->counters().queued_chunks : 0;
+  if (on_their_way_ == 0) TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
   reporter_.gap_part("transfer");
-  frozen_bytes_ = lanes_->counters().payload_bytes - frozen_bytes_;
   return {};
 }
 
@@ -197,6 +204,7 @@ Result<> SourceMove::restore() {
   peer::Request request;
   auto& r = *request.mutable_restore();
   r.set_post_copy(follow_);
+  r.set_chunks(on_their_way_);
   for (const auto& f : files_) {
     auto* file = r.add_files();
     file->set_name(f.name);
@@ -213,6 +221,11 @@ Result<> SourceMove::restore() {
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
   reporter_.gap_part("restore");
+  if (on_their_way_ > 0) {
+    reporter_.reckon_gap("transfer", "restore", parked_.arrival_ms());
+    lanes_->all_consumed();
+  }
+  frozen_bytes_ = lanes_->counters().payload_bytes - frozen_bytes_;
   return {};
 }
 

@@ -22,8 +22,10 @@ constexpr double kCommitMs = 20;                               // durable decisi
 constexpr double kPerProcessMs = 4;                            // parasite in and out, one fork
 constexpr double kPerThreadMs = 0.3;
 constexpr double kPerConnectionMs = 0.3;  // repair on, queues, repair off
-constexpr double kRoundTripsInGap = 3;    // images complete, ready, commit
-constexpr double kImageOverhead = 1.02;   // CRIU's other images beside the pages
+// Last pages and ready, commit. Where much is sent while it stands still its end is waited for by itself.
+constexpr double kRoundTripsInGap = 2;
+constexpr double kRoundTripsWithoutRounds = 3;
+constexpr double kImageOverhead = 1.02;  // CRIU's other images beside the pages
 constexpr double kImageBaseBytes = 512.0 * 1024;
 
 // Outside the gap.
@@ -76,7 +78,8 @@ Prediction predict(const PredictInput& in) {
       whole_ms(kDumpMs + tasks + transfer_ms(eager, kDumpBytesPerSecond) + transfer_ms(lazy, kLookBytesPerSecond));
   p.transfer_ms = whole_ms(transfer_ms(frozen_bytes(in), rate));
   p.restore_ms = whole_ms(kRestoreMs + tasks + transfer_ms(copied_back, kRestoreBytesPerSecond));
-  p.commit_ms = whole_ms(kCommitMs + kRoundTripsInGap * in.rtt_ms);
+  bool rounds = in.mode == MemoryMode::kPreCopy || in.mode == MemoryMode::kAuto;
+  p.commit_ms = whole_ms(kCommitMs + (rounds ? kRoundTripsInGap : kRoundTripsWithoutRounds) * in.rtt_ms);
   p.gap_ms = p.freeze_ms + p.dump_ms + p.transfer_ms + p.restore_ms + p.commit_ms;
 
   double image = in.image_bytes == 0 ? 0

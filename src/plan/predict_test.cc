@@ -123,6 +123,8 @@ TEST(Predict, EverythingGrowsWithItsCause) {
   EXPECT_GT(with([](auto& i) { i.connections = 1000; }).dump_ms, base.dump_ms);
   EXPECT_EQ(with([](auto& i) { i.rtt_ms = 101; }).commit_ms, base.commit_ms + 300);
   EXPECT_LT(with([](auto& i) { i.bits_per_second = 1e10; }).transfer_ms, base.transfer_ms / 9);
+  in.mode = MemoryMode::kPreCopy;
+  EXPECT_EQ(with([](auto& i) { i.rtt_ms = 101; }).commit_ms, base.commit_ms + 200 - 1);
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ struct LaneSender::State {
   uint64_t flushes GUARDED_BY(mu) = 0;
   uint64_t payload_bytes GUARDED_BY(mu) = 0;
   uint64_t chunks GUARDED_BY(mu) = 0;
+  uint64_t queued_chunks GUARDED_BY(mu) = 0;
   std::vector<Buffer> spare GUARDED_BY(mu);
 
   void run(Lane& lane);
@@ -197,6 +198,7 @@ Result<> LaneSender::State::enqueue(Item item, Route route) {
     Lane& lane = pick(item.name, route);
     if (lane.queued_bytes == 0 || lane.queued_bytes + item.payload.size() <= options.queue_bytes) {
       lane.queued_bytes += item.payload.size();
+      ++queued_chunks;
       lane.unconfirmed = true;
       lane.queue.push_back(std::move(item));
       lane.wake.notify_one();
@@ -323,6 +325,11 @@ Result<> LaneSender::flush(Deadline deadline) {
   return {};
 }
 
+void LaneSender::all_consumed() {
+  MutexLock lock(state_->mu);
+  for (auto& lane : state_->lanes) lane.unconfirmed = !lane.queue.empty();
+}
+
 void LaneSender::set_rate(uint64_t max_bytes_per_second) { state_->rate.set(max_bytes_per_second); }
 
 LaneCounters LaneSender::counters() const {
@@ -331,6 +338,7 @@ LaneCounters LaneSender::counters() const {
   MutexLock lock(state_->mu);
   c.payload_bytes = state_->payload_bytes;
   c.chunks = state_->chunks;
+  c.queued_chunks = state_->queued_chunks;
   return c;
 }
 

@@ -26,6 +26,7 @@ struct LaneCounters {
   uint64_t payload_bytes = 0;
   uint64_t wire_bytes = 0;  // with names, frame headers and TLS
   uint64_t chunks = 0;
+  uint64_t queued_chunks = 0;  // all that send() has taken, on their way or not
 };
 
 // Where a chunk may travel.
@@ -56,6 +57,8 @@ class LaneSender {
   Buffer take_buffer(size_t size);
   // Everything sent before this was consumed by the receiver's sink without error.
   Result<> flush(Deadline deadline);
+  // The same, when the receiver has said in another way that it has all of it: saves the round trip.
+  void all_consumed();
   // 0: no limit.
   void set_rate(uint64_t max_bytes_per_second);
   LaneCounters counters() const;

@@ -98,6 +98,23 @@ TEST(Lanes, FilesSpreadAndArriveWhole) {
   for (const auto& r : lanes.end()) EXPECT_TRUE(r) << r.error().message();
 }
 
+TEST(Lanes, ReceiverMayConfirmInAnotherWay) {
+  std::atomic<uint64_t> consumed = 0;
+  Lanes lanes(2, [&](const ChunkHeader&, std::span<const std::byte>) -> Result<> {
+    ++consumed;
+    return {};
+  });
+  ASSERT_TRUE(lanes.sender->send(1, "big", 0, Buffer(2 * kMaxFramePayload + 1), Route::kSpread));
+  ASSERT_TRUE(lanes.sender->send(1, "empty", 0, {}, Route::kSpread));
+  uint64_t queued = lanes.sender->counters().queued_chunks;
+  EXPECT_EQ(queued, 4U);
+  auto deadline = soon();
+  while (consumed < queued && !deadline.passed()) std::this_thread::yield();
+  ASSERT_EQ(consumed, queued);
+  lanes.sender->all_consumed();
+  for (const auto& r : lanes.end()) EXPECT_TRUE(r) << r.error().message();
+}
+
 TEST(Lanes, BigBufferIsCutIntoFrames) {
   Collector got;
   Lanes lanes(2, got.sink());
