@@ -52,10 +52,13 @@ def test_from_cloud_to_cloud(make, hosts):
     """Clients go on, and find it when they come anew, at every stop; what came during the gap is not lost."""
     aws, azure, openstack = hosts
     s = make()
+    held = 0
     for source, destination in ((aws, azure), (azure, openstack), (openstack, azure), (azure, aws)):
         summary = done(move(source, "redis", destination.name))
-        assert summary["packets_held"] > 0 and summary["packets_dropped"] == 0
+        held += summary["packets_held"]
+        assert summary["packets_dropped"] == 0
         runs_only_on(s, destination)
+    assert held > 0  # at one stop all clients may be waiting for an answer
     check_clients(s.load)
 
 

@@ -269,7 +269,7 @@ def test_the_gate_is_killed_before_the_engine_hears_that_all_is_well(scene):
     azure = scene.lab.host("azure")
     running = RunningMove(scene.home, "redis", "azure", ("--mode", "stop-copy"))
     assert running.wait_phase("transfer"), running.outcome().lines[-1]
-    runtime = wait_for("the gate", lambda: azure.run("pgrep -x transship-runti", check=False).stdout)
+    runtime = wait_for("the gate", lambda: azure.run("pgrep -o -x transship-runti", check=False).stdout)
     tracer = kill_at_exit(azure, int(runtime))
     check_error(running.outcome(), ROLLED_BACK)
     assert tracer.wait(timeout=10) is not None
