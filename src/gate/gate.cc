@@ -103,13 +103,14 @@ Result<> Parked::verify() const {
   return {};
 }
 
-Result<ReleaseTimes> Parked::release(Deadline deadline) {
+Result<ReleaseTimes> Parked::release(Deadline deadline, const std::function<void()>& opened) {
   ReleaseTimes times;
   TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(state_->cgroup));
   auto start = Clock::now();
   // First the network: tasks that run without it would lose what they send.
   TS_TRY_CTX(state_->nft.remove(kHoldTable), "open the container's network");
   times.network = since(start);
+  if (opened) opened();
   TS_TRY_CTX(cgroup.thaw(deadline), "let the container run");
   times.tasks = since(start);
   return times;

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -53,8 +54,9 @@ class Parked {
   std::string facts() const;
   // Frozen, and its network shut?
   Result<> verify() const;
-  // Opens its network, then lets it run. Idempotent: can be repeated when it failed half way.
-  Result<ReleaseTimes> release(Deadline deadline);
+  // Opens its network, then lets it run. Idempotent: can be repeated when it failed half way. `opened` is called in
+  // between: what is led to it before that is dropped.
+  Result<ReleaseTimes> release(Deadline deadline, const std::function<void()>& opened = {});
   // Kills its tasks while their network is shut. The engine then removes the container.
   Result<> kill(Deadline deadline);
 
