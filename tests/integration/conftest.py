@@ -1,6 +1,7 @@
 """Fixtures on the lab. Everything here needs root and real namespaces, so tests run inside the Debian root (./dev test)."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,11 +17,27 @@ import gate_kit  # noqa: E402
 from moving import Scene  # noqa: E402
 
 PREFIX = "test-"  # then the pid of the test run
+# What takes about as long as all the rest.
+SECOND_HALF = {"test_bench_move", "test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails",
+               "test_pager", "test_shared_memory", "test_tracker"}
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--half", choices=("1", "2"), help="only the tests of one half, so that both can run at once, in a lab each")
+
+
+def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # bash does that to what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
     # The others put what they like in the programs' places; the daemons are deployed, once, when they have ended.
     items.sort(key=lambda item: "moving_lab" in item.fixturenames)
+    if half := config.getoption("--half"):
+        wanted = [item for item in items if (item.module.__name__ in SECOND_HALF) == (half == "2")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+        items[:] = wanted
     if os.geteuid() != 0:
         for item in items:
             item.add_marker(pytest.mark.skip(reason="the lab needs root"))

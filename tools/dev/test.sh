@@ -25,7 +25,7 @@ test_verb() {
   else
     unit_stage "$preset" "$filter"
     pytest_stage tools "$preset" "$filter" tests/dev
-    if [[ $unit_only == no ]]; then pytest_stage integration "$preset" "$filter" tests/integration; fi
+    if [[ $unit_only == no ]]; then integration_stages "$preset" "$filter"; fi
   fi
   summarize
 }
@@ -73,11 +73,28 @@ unit_stage() {
 }
 
 pytest_stage() {
+  local name=$1
+  stage "$name tests"
+  STAGES+=("$RESULTS/$name.xml")
+  run_pytest "$@"
+}
+
+# In two labs at once: most of the time tests wait for something. What the second half prints is shown when it has ended.
+integration_stages() {
+  local preset=$1 filter=$2 second
+  stage "integration tests"
+  STAGES+=("$RESULTS/integration-1.xml" "$RESULTS/integration-2.xml")
+  run_pytest integration-2 "$preset" "$filter" tests/integration --half 2 >"$RESULTS/integration-2.log" 2>&1 &
+  second=$!
+  run_pytest integration-1 "$preset" "$filter" tests/integration --half 1
+  wait "$second"
+  cat "$RESULTS/integration-2.log"
+}
+
+run_pytest() {
   local name=$1 preset=$2 filter=$3 selection=()
   shift 3
   [[ -z $filter ]] || selection=(-k "$filter")
-  stage "$name tests"
-  STAGES+=("$RESULTS/$name.xml")
   local status=0
   TRANSSHIP_BUILD=/src/build/$preset python3 -m pytest "$@" -q -p no:cacheprovider --timeout=900 -o junit_family=xunit2 \
     --junitxml="$RESULTS/$name.xml" "${selection[@]}" || status=$?
