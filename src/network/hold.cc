@@ -16,6 +16,7 @@
 #include "network/hold_table.h"
 #include "network/netlink.h"
 #include "network/raw_sender.h"
+#include "network/send_window.h"
 #include "network/tun.h"
 #include "sys/file.h"
 
@@ -198,6 +199,8 @@ class TunHold final : public PacketHold {
     }
     TS_TRY(sender_.bind(interface));
     auto started = Clock::now();
+    out_ = interface;
+    window_.begin(taken_by(netlink_, out_), started);
     state_ = State::kFlushing;
     pass_for_ = then_for;
     wake();
@@ -279,8 +282,11 @@ class TunHold final : public PacketHold {
     if (state_ != State::kFlushing && state_ != State::kPassing) return;
     if (Clock::now() < next_batch_) return;
     next_batch_ = Clock::now() + milliseconds(1);
-    for (size_t i = std::max(kBatch, queue_.size() / 1000); i > 0 && !queue_.empty(); --i) {
+    size_t batch = std::max(kBatch, queue_.size() / 1000);
+    if (queue_.size() > kBatch) batch = std::min(batch, window_.room(taken_by(netlink_, out_), Clock::now()));
+    for (; batch > 0 && !queue_.empty(); --batch) {
       auto& packet = queue_.front();
+      window_.sent();
       if (!sender_.send(packet.bytes, packet.to)) ++stats_.failed_packets;
       queued_bytes_ -= packet.bytes.size() + kPacketCost;
       queue_.pop_front();
@@ -349,7 +355,9 @@ class TunHold final : public PacketHold {
   const HoldOptions options_;
   std::vector<IpAddress> addresses_;
   unsigned tun_index_ = 0;
-  unsigned home_ = 0;  // the interface the container is behind
+  unsigned home_ = 0;                 // the interface the container is behind
+  unsigned out_ GUARDED_BY(mu_) = 0;  // where kept packets go
+  SendWindow window_ GUARDED_BY(mu_);
   State state_ GUARDED_BY(mu_) = State::kPrepared;
   bool stop_ GUARDED_BY(mu_) = false;
   std::deque<Packet> queue_ GUARDED_BY(mu_);

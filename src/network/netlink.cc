@@ -166,6 +166,24 @@ Result<unsigned> Netlink::link_mtu(unsigned interface) {
   return mtu;
 }
 
+Result<uint64_t> Netlink::link_taken(unsigned interface) {
+  ifinfomsg m = {};
+  m.ifi_index = static_cast<int>(interface);
+  Request<ifinfomsg> r(RTM_GETLINK, 0, m);
+  TS_TRY_ASSIGN(auto answer, ask(r.finished(), fmt::format("read the counters of interface {}", interface)));
+  std::optional<uint64_t> taken;
+  if (answer.size() >= NLMSG_SPACE(sizeof m)) {
+    each_attribute(std::span(answer).subspan(NLMSG_SPACE(sizeof m)), [&](uint16_t type, std::span<const uint8_t> v) {
+      rtnl_link_stats64 stats = {};
+      if (type != IFLA_STATS64 || v.size() < offsetof(rtnl_link_stats64, multicast)) return;
+      std::memcpy(&stats, v.data(), std::min(v.size(), sizeof stats));
+      taken = stats.tx_packets + stats.tx_dropped;
+    });
+  }
+  if (!taken) return fail(Errc::kUnavailable, "the kernel gave no counters of interface {}", interface);
+  return *taken;
+}
+
 Result<> Netlink::set_link_up(unsigned interface, unsigned mtu, unsigned queue_length) {
   ifinfomsg m = {};
   m.ifi_index = static_cast<int>(interface);

@@ -34,6 +34,8 @@ class Netlink {
   static Result<Netlink> open();
   Result<unsigned> link_index(const std::string& name);
   Result<unsigned> link_mtu(unsigned interface);
+  // Packets that it has sent, or dropped, since it is there. A TUN has sent what its program has read.
+  Result<uint64_t> link_taken(unsigned interface);
   Result<> set_link_up(unsigned interface, unsigned mtu, unsigned queue_length);
   // A virtual interface: "wireguard", "dummy", "bridge". EEXIST: the name is taken; EOPNOTSUPP: this kernel has no
   // such.
