@@ -22,9 +22,11 @@ using Words = google::protobuf::RepeatedField<uint32_t>;
 // As the kernel has them in memory: 4 or 16 bytes.
 bool is_loopback(const Words& address) {
   std::array<uint8_t, 16> bytes = {};
-  for (int i = 0; i < std::min(4, address.size()); ++i) {
-    uint32_t word = address[i];
-    std::memcpy(bytes.data() + 4 * i, &word, sizeof word);
+  auto* to = bytes.data();
+  for (uint32_t word : address) {
+    if (to == bytes.data() + bytes.size()) break;
+    std::memcpy(to, &word, sizeof word);
+    to += sizeof word;
   }
   if (address.size() < 4) return bytes[0] == 127;
   static constexpr std::array<uint8_t, 12> kMapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};

@@ -187,7 +187,7 @@ Result<Exposure> EntryHandover::claimed(const engine::Container& wanted,
   if (known && !ours)
     return fail(Errc::kAlreadyExists, "port {}/{} of {} leads to {} already", e.port, e.protocol,
                 exposer_.node_with(e.entry), known->name);
-  if (known && known->home != e.home) exposures_.keep_late(*known);
+  if (known && (known->home != e.home || known->addresses != e.addresses)) exposures_.keep_late(*known);
   TS_TRY(exposures_.put(e));
   return e;
 }

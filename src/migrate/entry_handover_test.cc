@@ -158,6 +158,21 @@ TEST_F(EntryHandoverTest, LastWordsOfOldConnectionsAreLetThrough) {
   EXPECT_FALSE(exposures.forget_late()) << "not yet";
 }
 
+// The home stays the same, when a guest comes back to it and gets another address.
+TEST_F(EntryHandoverTest, AHomeLetsOldConnectionsOfAnEntryThroughAsWell) {
+  auto now = port(key("openstack"), own());
+  now.addresses = {{*IpAddress::parse("10.88.0.9"), 16}};
+  ASSERT_TRUE(exposures.put(now));
+  exposures.keep_late(port(key("openstack"), own()));
+  exposures.keep_late(port(own(), own()));  // passes no tunnel
+  network::Placement p;
+  exposures.add_to(p, paths);
+  EXPECT_THAT(p.entries, IsEmpty());
+  ASSERT_THAT(p.exposed, SizeIs(2));
+  EXPECT_THAT(p.exposed[1].addresses, ElementsAre(*IpAddress::parse("10.88.0.3")));
+  EXPECT_EQ(p.exposed[1].tunnel, "ts1");
+}
+
 TEST_F(EntryHandoverTest, WhatIsStoredOfItIsReadAgain) {
   auto e = port(own(), key("azure"), key("openstack"));
   e.given = true;

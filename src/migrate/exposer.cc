@@ -291,7 +291,7 @@ Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& reques
     return fail(Errc::kAlreadyExists, "port {}/{} of {} leads to {} already", e.port, e.protocol,
                 services_.settings.node, known->name);
   TS_TRY(check_way(peer));
-  if (handed_over) exposures_.keep_late(*known);
+  if (known && (handed_over || known->addresses != e.addresses)) exposures_.keep_late(*known);
   TS_TRY(exposures_.put(e));
   auto done = placements_.apply();
   if (done) {

@@ -222,20 +222,31 @@ void Exposures::add_to(network::Placement& placement, const TunnelPaths& paths) 
       placement.exposed.push_back(std::move(port));
     }
   }
+  add_late_to(placement, paths);
+}
+
+// Until forget_late(). What is not to pass a tunnel is known to connection tracking.
+void Exposures::add_late_to(network::Placement& placement, const TunnelPaths& paths) const {
   std::vector<Late> late;
   {
     MutexLock lock(mu_);
     late = late_;
   }
-  for (const auto& [e, until] : late) {  // to the end that forget_late() makes
-    // What came from here itself passes no tunnel, and is known to connection tracking.
-    auto way = is_home(e) ? std::string() : paths.interface_to(peer_named(e.home)).value_or("");
-    if (way.empty()) continue;
+  for (const auto& [e, until] : late) {
+    if (is_home(e) && is_entry(e)) continue;
+    auto way = paths.interface_to(peer_named(is_home(e) ? e.entry : e.home));
+    if (!way) continue;
+    if (is_home(e)) {
+      network::ExposedPort port{e.protocol, {}, e.container_port, *way};
+      for (const auto& a : e.addresses) port.addresses.push_back(a.address);
+      placement.exposed.push_back(std::move(port));
+      continue;
+    }
     placement.entries.push_back({.protocol = e.protocol,
                                  .port = e.port,
                                  .addresses = e.addresses,
                                  .container_port = e.container_port,
-                                 .tunnel = way,
+                                 .tunnel = *way,
                                  .late = true});
   }
 }

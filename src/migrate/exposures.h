@@ -60,8 +60,8 @@ class Exposures {
   Result<> add(const Exposure& e);          // unless its port leads somewhere already: kAlreadyExists
   Result<> update(const Exposure& e);       // unless it has been removed meanwhile
   Result<> remove(const std::string& key);  // absent is fine
-  // Of a port that leads elsewhere from now on: what comes from where it led is still let through for a while. Not
-  // stored.
+  // Of a port that leads elsewhere from now on, or to another address: connections that it has are still let through
+  // for a while, as far as they need that, so that their ends are heard. Not stored.
   void keep_late(const Exposure& e);
   bool forget_late();  // whose time is over; true: there were some
 
@@ -71,6 +71,7 @@ class Exposures {
   void add_to(network::Placement& placement, const TunnelPaths& paths) const;
 
  private:
+  void add_late_to(network::Placement& placement, const TunnelPaths& paths) const;
   Result<> put_locked(const Exposure& e) REQUIRES(mu_);
   Result<> hold_port_locked(const Exposure& e) REQUIRES(mu_);
   std::string peer_named(const std::string& fingerprint) const;

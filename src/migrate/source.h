@@ -144,6 +144,7 @@ class SourceMove {
 
   std::optional<storage::Scan> scan_;
   uint32_t round_ = 0;
+  uint32_t connections_ended_ = 0;
   uint64_t rootfs_bytes_ = 0;
   uint64_t image_bytes_ = 0;
   Result<> rootfs_outcome_;
@@ -159,6 +160,7 @@ class SourceMove {
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit
   bool confirmed_ = false;                               // the destination knows of the commit
+  bool offered_ = false;                                 // to the entries, that the destination may be the next home
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
   std::unique_ptr<LiveMemory> memory_;
   std::unique_ptr<PagePusher> pusher_;
@@ -178,10 +180,8 @@ class SourceMove {
   peer::Parked parked_;
   peer::Running running_;
   network::CutoverFacts cutover_;  // from the plan on
-  bool offered_ = false;           // to the entries, that the destination may be the next home
   Thread taking_thread_;           // of old_connections_, beside the restore
   network::OldConnections old_connections_;
-  uint32_t connections_ended_ = 0;
   std::vector<std::string> warnings_;
 };
 

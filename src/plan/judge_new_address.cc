@@ -9,6 +9,7 @@ std::string counted(uint64_t n, std::string_view what) { return fmt::format("{} 
 
 std::string ports_text(const ContainerSide& c) {
   std::vector<std::string> parts;
+  parts.reserve(c.host_ports.size());
   for (const auto& p : c.host_ports) parts.push_back(fmt::format("{}/{}", p.host_port, p.protocol));
   return join(parts, ", ");
 }

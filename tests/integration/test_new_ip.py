@@ -1,8 +1,8 @@
 """Moves after which the container has an address of the destination's own: `--new-ip`.
 
-  client ── router ── aws       web: 10.91.0.0/24   a Redis, at first 10.91.0.30
-                  ├── azure     web: 10.92.0.0/24
-                  └── openstack web: 10.93.0.0/24   port 7379 leads to the Redis, as those of aws and azure do
+  client ── router ── aws       web: 10.91.0.0/24, fd91::/64   a Redis, at first 10.91.0.30
+                  ├── azure     web: 10.92.0.0/24, fd92::/64
+                  └── openstack web: 10.93.0.0/24, fd93::/64   port 7379 leads to the Redis, as those of aws and azure do
 
 Nobody leads anything to the old address afterwards; clients of it see their connections end.
 """
@@ -22,7 +22,7 @@ from test_tunnel_moves import hosts, placed, tunnelled, wait_nothing_placed  # n
 OLD = "10.91.0.30"
 PORT = 7379
 IMAGE = "registry.lab:5000/redis:lab"
-SUBNETS = {"aws": "10.91.0", "azure": "10.92.0", "openstack": "10.93.0"}
+SUBNETS = {"aws": ("10.91.0.", "fd91::"), "azure": ("10.92.0.", "fd92::"), "openstack": ("10.93.0.", "fd93::")}
 
 # ADDRESS PORT asks|reads [once]: how and when a connection ends; then, how soon the next one is answered, or with `once`
 # how that fails.
@@ -30,7 +30,7 @@ CLIENT = r"""
 import json, socket, sys, time
 address, port, asks = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "asks"
 s = socket.create_connection((address, port), timeout=10)
-s.settimeout(45)
+s.settimeout(15)
 print("ready", flush=True)
 answers, how = 0, ""
 try:
@@ -109,9 +109,10 @@ def web(tunnelled):  # noqa: F811
         host.run(["podman", "network", "rm", "-f", "web"], check=False)
 
 
-def make_network(host, subnet):
+def make_network(host, subnets):
     host.run(["podman", "network", "rm", "-f", "web"], check=False)
-    host.run(["podman", "network", "create", "--subnet", f"{subnet}.0/24", "web"])
+    v4, v6 = subnets
+    host.run(["podman", "network", "create", "--ipv6", "--subnet", f"{v4}0/24", "--subnet", f"{v6}/64", "web"])
 
 
 @pytest.fixture
@@ -147,8 +148,9 @@ def committed(outcome) -> float:
     return next(p["time_unix_ms"] / 1000 for p in outcome.of("phase") if p["phase"] == "commit" and p["state"] == "done")
 
 
-def new_address(s, host):
-    return s.redis.inspect(host)["NetworkSettings"]["Networks"]["web"]["IPAddress"]
+def addresses(s, host):
+    web = s.redis.inspect(host)["NetworkSettings"]["Networks"]["web"]
+    return [web["IPAddress"], web["GlobalIPv6Address"]]
 
 
 def turn_to(s, host, address):
@@ -161,10 +163,11 @@ def move_with_new_ip(s, source, destination, *options):
     old = s.redis.address
     outcome = move(source, "redis", destination.name, "--new-ip", *options)
     assert outcome.code == DONE, outcome.lines[-1] if outcome.lines else outcome.stderr
-    (now,) = outcome.summary["new_addresses"]
-    assert outcome.summary["old_addresses"] == [old] and now != old and now.startswith(SUBNETS[destination.name] + ".")
-    assert new_address(s, destination) == now
-    turn_to(s, destination, now)
+    now = addresses(s, destination)
+    assert sorted(outcome.summary["new_addresses"]) == sorted(now) and old in outcome.summary["old_addresses"]
+    assert set(now).isdisjoint(outcome.summary["old_addresses"])
+    assert all(a.startswith(subnet) for a, subnet in zip(now, SUBNETS[destination.name]))
+    turn_to(s, destination, now[0])
     return outcome
 
 
@@ -248,7 +251,9 @@ def test_there_and_back_with_clients_of_three_entries(guest, hosts, watch):  # n
     assert row["verdict"] == "ok" and all(e in row["found"] for e in all_entries), row
     for source, destination, mode in ((aws, azure, "auto"), (azure, aws, "post-copy")):
         old = s.redis.address
-        direct = [watch(CLIENT, old, 6379, how, "once") for how in ("reads", "asks")]
+        _, old_v6 = addresses(s, source)
+        s.lab.route(old_v6, source.name)
+        direct = [watch(CLIENT, *of, "once") for of in ((old, 6379, "reads"), (old, 6379, "asks"), (old_v6, 6379, "asks"))]
         by_entry = [watch(CLIENT, entry.address, PORT, how) for entry, how in zip(hosts, ("asks", "reads", "asks"))]
         opener = watch(OPENER, openstack.address, PORT)
         names = [watch(NAMED, old, host=h) for h in hosts]
@@ -256,7 +261,8 @@ def test_there_and_back_with_clients_of_three_entries(guest, hosts, watch):  # n
         at = committed(outcome)
         row = next(r for r in outcome.of("plan_row") if r["check"] == "new-address")
         assert row["verdict"] == "warns" and "will be closed" in row["found"], row
-        assert outcome.summary["connections_closed"] >= 5 and set(outcome.summary["entries"]) == all_entries
+        s.lab.unroute(old_v6)
+        assert outcome.summary["connections_closed"] >= 6 and set(outcome.summary["entries"]) == all_entries
         print(source.name, "to", destination.name, "gap", outcome.summary["gap_ms"], "ms; direct ends", [check_ended(c, at) for c in direct],
               "and then", [check_refused(c) for c in direct], "by entry", [check_ended(c, at) for c in by_entry], "again after", [check_again(c) for c in by_entry], "names", check_named(names, s.redis.address, at))
         opened = opener.stop()
@@ -268,7 +274,7 @@ def test_there_and_back_with_clients_of_three_entries(guest, hosts, watch):  # n
         assert [(e["home"], e["place"], e["state"]) for e in exposures(destination)] == [(destination.name, destination.name, "open")] * 3
         check_free(source, old)
         shown = source.run(["transship", "show", outcome.summary["move_id"]]).stdout
-        assert f"{s.redis.address} instead of {old}" in shown, shown
+        assert s.redis.address in shown and f"instead of {old}" in shown, shown
 
 
 def test_what_a_container_says_to_itself_goes_on(web, hosts, watch):  # noqa: F811
@@ -288,7 +294,7 @@ def test_what_a_container_says_to_itself_goes_on(web, hosts, watch):  # noqa: F8
         assert outcome.code == DONE, outcome.lines[-1]
         print("direct", [check_ended(c, committed(outcome)) for c in direct], "and then", [check_refused(c) for c in direct])
         assert outcome.summary["connections_closed"] == 2
-        (redis.address,) = outcome.summary["new_addresses"]
+        redis.address = next(a for a in outcome.summary["new_addresses"] if "." in a)
         web.route(redis.address, "azure")
         assert subscriber(azure, redis.address) == before
         assert cli(web.host("client"), redis.address, "PUBLISH", "news", "arrived") == "1"
@@ -373,6 +379,28 @@ def test_a_guest_leaves_its_home_for_good(guest, hosts, watch):  # noqa: F811
         make_network(azure, SUBNETS["azure"])
 
 
+def test_home_again_and_not_at_its_address(guest, hosts, watch):  # noqa: F811
+    """A guest comes back to its home, which is the destination then, and the home of its new address."""
+    aws, azure, openstack = hosts
+    s = guest(mib=1)
+    expose(aws, "redis", 6379, "--on", f"openstack:{PORT}")
+    make_network(azure, SUBNETS["aws"])
+    try:
+        assert move(aws, "redis", "azure").code == DONE
+        by_entry = watch(CLIENT, openstack.address, PORT, "asks")
+        at = committed(move_with_new_ip(s, azure, aws))
+        print("ends", check_ended(by_entry, at), "again by entry after", check_again(by_entry))
+        check_place(s, aws)
+        wait_only_entries(hosts)
+        services.wait_until("aws knows it as its own", lambda: "redis" not in aws.run(["transship", "network", "check"], check=False).stdout)
+        assert [(e["home"], e["place"], e["state"], e["addresses"]) for e in exposures(aws)] == [("aws", "aws", "open", addresses(s, aws))]
+        check_network(hosts)
+    finally:
+        for host in hosts:
+            s.redis.remove(host)
+        make_network(azure, SUBNETS["azure"])
+
+
 @pytest.mark.parametrize("which", ["source", "destination"])
 def test_a_daemon_is_killed_after_the_decision(guest, hosts, watch, which):  # noqa: F811
     """Whoever comes after it goes on: connections end, and the entry leads to the new address."""
@@ -387,7 +415,7 @@ def test_a_daemon_is_killed_after_the_decision(guest, hosts, watch, which):  # n
     start_daemon(victim)
     running.outcome()
     services.wait_until("one copy runs, on azure", lambda: (s.redis.copies(azure), s.redis.copies(aws)) == (1, 0))
-    turn_to(s, azure, new_address(s, azure))
+    turn_to(s, azure, addresses(s, azure)[0])
     check_place(s, azure)
     services.wait_until("azure has the say, and aws none", lambda: exposures(aws) == [] and [(e["home"], e["state"]) for e in exposures(azure)] == [("azure", "open")])
     r = by_entry.line()
