@@ -68,8 +68,10 @@ Result<std::string> TunnelCutover::peer_with(const std::string& fingerprint) con
 }
 
 void TunnelCutover::apply(std::string_view what) {
-  if (auto r = placements_.apply(); !r)
-    TS_LOG_ERROR("network: {}: {} {}", what, r.error().message(), r.error().remedy());
+  auto r = placements_.apply();
+  // An engine that takes a bridge away meanwhile takes routes with it that were just to be removed.
+  if (!r) r = placements_.apply();
+  if (!r) TS_LOG_ERROR("network: {}: {} {}", what, r.error().message(), r.error().remedy());
 }
 
 // Its connections are not this host's any more.
