@@ -75,6 +75,9 @@ struct TaskFindings {
   uint32_t tcp_loopback = 0;
   uint32_t tcp_listening = 0;
   std::map<uint16_t, uint32_t> established_by_port;  // local port -> connections to other hosts
+  uint32_t tcp_hosts = 0;                            // to which these are
+  // Listening TCP and UDP without a peer, not on all addresses or loopback: "TCP 10.88.0.3:6379", the first few.
+  std::vector<std::string> bound_to_address;
 
   // What could not be read, and why; one sentence each. Processes that ended meanwhile are not in here.
   std::vector<std::string> unreadable;

@@ -132,6 +132,7 @@ struct Parser {
         sub(app, "plan", "Check whether a move would work, and predict bytes, time and gap",
             "Examples:\n  transship plan redis --to azure\n  transship plan runc:cache1 --to azure --json\n");
     add_target(plan);
+    add_new_ip(plan);
     add_json(plan, a);
     commands.emplace_back(plan, Command::kPlan);
 
@@ -142,6 +143,7 @@ struct Parser {
             "  transship move podman:redis --to azure --keep-source --bwlimit 500mbit\n"
             "  id=$(transship move redis --to azure --detach) && transship show \"$id\"\n");
     add_target(move);
+    add_new_ip(move);
     move->add_flag("--keep-source", a.keep_source, "Keep the stopped container on the source");
     move->add_flag("-d,--detach", a.detach, "Print the move's ID and return once the destination has reserved");
     move->add_option("--bwlimit", rate, "Send at most that much: 800kbit, 100mbit, 1.5gbit")
@@ -164,6 +166,12 @@ struct Parser {
         ->required()
         ->type_name("PEER")
         ->check(validator(check_name));
+  }
+
+  void add_new_ip(CLI::App* command) {
+    command->add_flag("--new-ip", a.new_ip,
+                      "It gets an address of the destination's own, where it is at home from then on. Open TCP "
+                      "connections are closed; exposed ports lead to it as before");
   }
 
   void add_memory(CLI::App* move) {

@@ -41,6 +41,7 @@ struct Arguments {
   std::string name;  // container, move or peer
   std::string to;
   bool keep_source = false;
+  bool new_ip = false;
   bool detach = false;
   bool quiet = false;
   bool verbose = false;

@@ -38,6 +38,13 @@ TEST(Arguments, Move) {
   EXPECT_EQ(a.max_bits_per_second, 1'500'000'000U);
 }
 
+TEST(Arguments, NewIp) {
+  EXPECT_TRUE(good("move redis --to azure --new-ip").new_ip);
+  EXPECT_TRUE(good("plan redis --to azure --new-ip --json").new_ip);
+  EXPECT_FALSE(good("move redis --to azure").new_ip);
+  EXPECT_NE(usage_error("ps --new-ip").find("--new-ip"), std::string::npos);
+}
+
 TEST(Arguments, EveryCommandIsKnown) {
   EXPECT_EQ(good("ps -a").command, Command::kPs);
   EXPECT_EQ(good("plan x --to y").command, Command::kPlan);

@@ -76,6 +76,7 @@ class Runner {
     local::PlanRequest request;
     request.set_container(a_.name);
     request.set_peer(a_.to);
+    request.set_new_address(a_.new_ip);
     auto reply = connect()->plan(request);
     if (!reply) return failed(reply.error());
     if (a_.json)
@@ -101,6 +102,7 @@ class Runner {
     request.set_container(a_.name);
     request.set_peer(a_.to);
     request.set_keep_source(a_.keep_source);
+    request.set_new_address(a_.new_ip);
     request.set_detach(a_.detach);
     request.set_max_bits_per_second(a_.max_bits_per_second);
     request.set_mode(a_.mode);

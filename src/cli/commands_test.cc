@@ -109,6 +109,16 @@ TEST_F(CommandsTest, MoveHandsOverEveryOption) {
   EXPECT_EQ(daemon_.move_request.max_bits_per_second(), 100'000'000U);
 }
 
+TEST_F(CommandsTest, ANewAddressIsAskedForByBoth) {
+  daemon_.script.add(summary_event());
+  EXPECT_EQ(run({"move", "redis", "--to", "azure", "--new-ip"}), Outcome::kDone);
+  EXPECT_TRUE(daemon_.move_request.new_address());
+  EXPECT_EQ(run({"plan", "redis", "--to", "azure", "--new-ip"}), Outcome::kDone);
+  EXPECT_TRUE(daemon_.plan_request.new_address());
+  EXPECT_EQ(run({"plan", "redis", "--to", "azure"}), Outcome::kDone);
+  EXPECT_FALSE(daemon_.plan_request.new_address());
+}
+
 TEST_F(CommandsTest, DetachPrintsNothingButTheId) {
   daemon_.script.add(phase_event("plan", local::PHASE_DONE));
   daemon_.script.add(phase_event("reserve", local::PHASE_DONE));

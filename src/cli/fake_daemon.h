@@ -91,13 +91,17 @@ class FakeDaemon : public Daemon {
   // What was asked, in order.
   std::vector<local::PeerAddRequest> added;
   std::vector<std::string> removed;
+  local::PlanRequest plan_request;
   local::MoveRequest move_request;
   local::ExposeRequest expose_request;
   local::ExposeRemoveRequest unexposed;
 
   Result<local::InfoReply> info() override { return info_reply; }
   Result<local::ContainersReply> containers(const local::ContainersRequest&) override { return containers_reply; }
-  Result<local::PlanReply> plan(const local::PlanRequest&) override { return plan_reply; }
+  Result<local::PlanReply> plan(const local::PlanRequest& request) override {
+    plan_request = request;
+    return plan_reply;
+  }
   Result<std::unique_ptr<MoveStream>> move(const local::MoveRequest& request) override {
     move_request = request;
     return std::make_unique<FakeStream>(script);

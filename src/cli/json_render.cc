@@ -102,6 +102,10 @@ void add_summary(Json& json, const local::Summary& summary) {
   json["throttle_percent"] = summary.throttle_percent();
   json["dump_method"] = summary.dump_method();
   json["resident_bytes"] = summary.resident_bytes();
+  json["old_addresses"] = strings(summary.old_addresses());
+  json["new_addresses"] = strings(summary.new_addresses());
+  json["connections_closed"] = summary.connections_closed();
+  json["entries"] = strings(summary.entries());
   json["warnings"] = strings(summary.warnings());
 }
 

@@ -220,6 +220,22 @@ void print_plan(const Screen& screen, const local::PlanReply& plan, const std::s
     screen.line(fmt::format("{}. {}", count, screen.paint(Colour::kGreen, what + " can move.")));
 }
 
+namespace {
+
+// Nothing to say of a container that keeps them.
+void add_addresses(Facts& facts, const local::Summary& s) {
+  std::vector<std::string> before(s.old_addresses().begin(), s.old_addresses().end());
+  std::vector<std::string> now(s.new_addresses().begin(), s.new_addresses().end());
+  if (before == now) return;
+  std::string text = fmt::format("{} instead of {}", printable(join(now, " and ")), printable(join(before, " and ")));
+  if (s.connections_closed() > 0) text += fmt::format(", {} connections closed", s.connections_closed());
+  facts.add("address", text);
+  std::vector<std::string> entries(s.entries().begin(), s.entries().end());
+  if (!entries.empty()) facts.add("entries", printable(join(entries, " ")) + " lead to it as before");
+}
+
+}  // namespace
+
 void print_summary(const Screen& screen, const local::Summary& s, bool verbose) {
   screen.line(
       screen.paint(Colour::kBold, fmt::format("{} now runs on {}", printable(s.container()), printable(s.to()))));
@@ -242,6 +258,7 @@ void print_summary(const Screen& screen, const local::Summary& s, bool verbose) 
   }
   if (s.packets_held() > 0 || s.packets_dropped() > 0)
     facts.add("packets", fmt::format("{} held and delivered, {} dropped", s.packets_held(), s.packets_dropped()));
+  add_addresses(facts, s);
   facts.add("source",
             fmt::format("{} {}", s.source_kept() ? "kept, stopped, on" : "removed from", printable(s.from())));
   if (verbose) {

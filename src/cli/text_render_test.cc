@@ -127,6 +127,23 @@ TEST(PrintSummary, GapByItsParts) {
       << out.text;
 }
 
+TEST(PrintSummary, SaysAnAddressOnlyWhenItIsNew) {
+  local::Summary summary = summary_event().summary();
+  summary.add_old_addresses("10.88.0.30");
+  summary.add_new_addresses("10.88.0.30");
+  Captured same(terminal80());
+  print_summary(same.screen, summary, false);
+  EXPECT_EQ(same.text.find("address"), std::string::npos);
+  summary.set_new_addresses(0, "10.92.0.2");
+  summary.set_connections_closed(3);
+  summary.add_entries("azure:7379/tcp");
+  Captured out(terminal80());
+  print_summary(out.screen, summary, false);
+  EXPECT_NE(out.text.find("  address  10.92.0.2 instead of 10.88.0.30, 3 connections closed\n"), std::string::npos)
+      << out.text;
+  EXPECT_NE(out.text.find("  entries  azure:7379/tcp lead to it as before\n"), std::string::npos) << out.text;
+}
+
 TEST(PrintFailure, SaysWhyWhatToDoAndHowTheSourceIs) {
   Captured err(terminal80());
   local::MoveEvent event = failure_event("unavailable", "dump", true);

@@ -90,6 +90,7 @@ rpc::Request dump_request(const DumpOptions& o, const std::string& cgroup, int i
   opts->set_log_file(kLogFile);
   opts->set_notify_scripts(true);
   opts->set_tcp_established(true);
+  opts->set_tcp_skip_in_flight(o.skip_in_flight);
   opts->set_file_locks(true);
   opts->set_link_remap(true);
   opts->set_ghost_limit(o.ghost_limit);

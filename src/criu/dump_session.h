@@ -35,6 +35,8 @@ struct DumpOptions {
   // Shut the container's network while it stands still. Not where the caller has shut it before dump() and opens it
   // after rollback() or not at all: that takes 5 ms off here, and three times that off the restore.
   bool lock_network = true;
+  // Connections that nobody has accepted yet are left behind, instead of failing the dump.
+  bool skip_in_flight = false;
   // A program to use as `tar` for the contents of tmpfs mounts (gate/tar_main.cc), empty: the one in PATH.
   std::string tar;
   // Other than kFull: the images have no content of private memory, only holes where it is missing (criu/lazy_images.h

@@ -78,6 +78,8 @@ struct Container {
   bool privileged = false;
   std::string pod;            // id when in a pod
   uint64_t memory_limit = 0;  // bytes, 0: none
+  // Asked for with a move: made elsewhere it gets an address of that host's own, and `addresses` are what it had.
+  bool new_address = false;
   std::string cgroup_parent;
   // What the same kind of engine on another node needs to create the same container: the engine's own JSON, opaque to
   // everyone else. Contains environment values: never logged.
@@ -141,8 +143,8 @@ class Engine {
   virtual Result<bool> has_image(const Container& wanted) = 0;
   // Pulls by digest from the registry in its name. kNotFound/kUnavailable when the registry cannot serve it.
   virtual Result<> pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
-  // Creates it: same name, image, environment, mounts, ports, labels, limits, address; runtime transship; no restart
-  // policy yet (see finish). Nothing runs. On failure nothing is left.
+  // Creates it: same name, image, environment, mounts, ports, labels, limits, address (unless it is to get a new one);
+  // runtime transship; no restart policy yet (see finish). Nothing runs. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
   // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when
   // the gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
@@ -165,6 +167,9 @@ struct PodmanOptions {
   std::string runtime = "transship";
 };
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options);
+
+// What a network namespace (a path) has: everything but loopback and link-local ones.
+Result<std::vector<Address>> addresses_in(const std::string& netns);
 
 // Plain bundles. `root`: runc's state directory. Bundles that arrive are put below `bundles_dir`.
 struct RuncOptions {

@@ -132,6 +132,24 @@ TEST(PodmanSpec, CarriesLimitsAndDevices) {
   EXPECT_TRUE(bool_at(body, {"read_write_tmpfs"}));
 }
 
+TEST(PodmanSpec, WithoutItsAddressesItKeepsItsNetworks) {
+  auto a = limits();
+  auto c = container_from(a);
+  ASSERT_TRUE(c);
+  auto spec = make_spec(*c, a);
+  auto before = spec.create;
+  forget_addresses(spec);
+  for (const char* network : {"net1", "net2"}) {
+    EXPECT_THAT(texts_at(spec.create, {"Networks", network, "static_ips"}), IsEmpty());
+    EXPECT_EQ(text_at(spec.create, {"Networks", network, "static_mac"}), "");
+  }
+  EXPECT_EQ(text_at(spec.create, {"Networks", "net1", "interface_name"}), "eth7");
+  EXPECT_THAT(texts_at(spec.create, {"Networks", "net1", "aliases"}), ElementsAre("fatty"));
+  before.erase("Networks");
+  spec.create.erase("Networks");
+  EXPECT_EQ(spec.create, before) << "nothing else changes";
+}
+
 TEST(PodmanSpec, WorksWithoutGenerateSpec) {
   auto a = running();
   auto c = container_from(a);
@@ -244,6 +262,22 @@ TEST(PodmanConflicts, OnTheHostItRunsOn) {
   auto rows = find_conflicts(*c, spec, host);
   EXPECT_THAT(checks(rows), UnorderedElementsAre("storage-driver", "host-port", "network", "secret", "file"));
   EXPECT_TRUE(std::ranges::none_of(rows, [](const Conflict& r) { return r.found.empty() || r.remedy.empty(); }));
+  host.networks.clear();
+  EXPECT_THAT(checks(find_conflicts(*c, spec, host)), ::testing::Contains("network"));
+}
+
+TEST(PodmanConflicts, ANewAddressNeedsTheNetworkOnly) {
+  auto a = running();
+  auto c = container_from(a);
+  ASSERT_TRUE(c);
+  c->new_address = true;
+  auto spec = make_spec(*c, a);
+  PodmanHost host;
+  host.info = recorded("info.json");
+  host.networks = a.networks;  // in which another container has it, and the subnet is another
+  host.networks[0]["subnets"][0]["subnet"] = "10.99.0.0/24";
+  host.secrets = {"sec1"};
+  EXPECT_THAT(find_conflicts(*c, spec, host), IsEmpty());
   host.networks.clear();
   EXPECT_THAT(checks(find_conflicts(*c, spec, host)), ::testing::Contains("network"));
 }

@@ -119,7 +119,7 @@ void check_networks(Rows& rows, const Container& wanted, const PodmanSpec& spec,
       continue;
     }
     for (const auto& address : wanted.addresses) {
-      if (address.network != name) continue;
+      if (address.network != name || wanted.new_address) continue;
       check_addresses(rows, address, *it);
       check_fixed(rows, address, host);
     }

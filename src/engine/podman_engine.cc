@@ -252,7 +252,7 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   TS_TRY_ASSIGN(host.info, host_info());
   TS_TRY_ASSIGN(host.containers, get("/containers/json?all=true", "list containers", usual()));
   TS_TRY_ASSIGN(host.networks, all_networks());
-  if (!wanted.addresses.empty()) host.fixed = fixed_addresses_here(host.containers);
+  if (!wanted.addresses.empty() && !wanted.new_address) host.fixed = fixed_addresses_here(host.containers);
   TS_TRY_ASSIGN(host.listeners, listeners());
   TS_TRY_ASSIGN(Json secrets, get("/secrets/json", "list secrets", usual()));
   for (const auto& s : secrets.is_array() ? secrets : Json::array())
@@ -346,6 +346,7 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
   if (auto named = get(fmt::format("/images/{}/json", url_escape(wanted.image)), "inspect image", deadline);
       named && text_at(*named, {"Id"}) == wanted.image_id)
     spec.create["image"] = wanted.image;
+  if (wanted.new_address) forget_addresses(spec);
   r.body = write_json(spec.create);
   r.deadline = deadline;
   // Not given up half way: Podman goes on without us, and a container that nobody knows of would be left.

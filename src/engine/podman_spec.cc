@@ -217,6 +217,16 @@ std::string write_spec(const PodmanSpec& spec) {
                      {"blocks", to_json(spec.blocks)}});
 }
 
+void forget_addresses(PodmanSpec& spec) {
+  auto networks = spec.create.find("Networks");
+  if (networks == spec.create.end() || !networks->is_object()) return;
+  for (auto& [name, options] : networks->items()) {
+    if (!options.is_object()) continue;
+    options.erase("static_ips");
+    options.erase("static_mac");
+  }
+}
+
 Result<PodmanSpec> read_spec(const std::string& text) {
   if (text.size() > kMaxSpec)
     return fail(Errc::kPeerProtocol, "the container's spec is {} long, more than {}", format_bytes(text.size()),

@@ -24,6 +24,8 @@ struct PodmanSpec {
 PodmanSpec make_spec(const Container& container, const PodmanAnswers& answers);
 std::string write_spec(const PodmanSpec& spec);
 // A peer wrote it: kPeerProtocol when it is too long or not of this form.
+// Podman chooses them anew: in the same networks, with the same interfaces and aliases.
+void forget_addresses(PodmanSpec& spec);
 Result<PodmanSpec> read_spec(const std::string& text);
 
 }  // namespace transship::engine

@@ -22,6 +22,8 @@ Result<> check_id(const std::string& id) {
   return fail(Errc::kInvalidArgument, "\"{}\" is not an id that runc takes", id.substr(0, 64));
 }
 
+}  // namespace
+
 // Everything but loopback, as the container sees it.
 Result<std::vector<Address>> addresses_in(const std::string& netns) {
   TS_TRY_ASSIGN(auto r, sys::run_ok({.argv = {"nsenter", "--net=" + netns, "ip", "-json", "address"}}));
@@ -42,6 +44,8 @@ Result<std::vector<Address>> addresses_in(const std::string& netns) {
   return addresses;
 }
 
+namespace {
+
 std::vector<Conflict> namespace_conflicts(const Container& wanted, const Json& config) {
   std::vector<Conflict> rows;
   const Json& all = at(config, {"linux", "namespaces"});
@@ -55,6 +59,12 @@ std::vector<Conflict> namespace_conflicts(const Container& wanted, const Json& c
                         ? fmt::format("make it there with the container's address, as on the source: ip netns add {}",
                                       fs::path(path).filename().string())
                         : "make it there under the same path"});
+  }
+  if (wanted.new_address) {
+    rows.push_back({"new-address",
+                    "the network of a plain bundle is made by whoever runs it, so Transship cannot give it an address",
+                    "move it without --new-ip, with its address in the network namespace there"});
+    return rows;
   }
   auto network = bundle_network(config);
   if (network == "private" && !wanted.addresses.empty())

@@ -3,19 +3,10 @@
 #include "base/text.h"
 
 namespace transship::migrate {
-namespace {
 
-constexpr int kMaxList = 4096;
-constexpr size_t kMaxSpec = 2U << 20;
-
-template <class Source, class Target>
-void copy_strings(const Source& from, Target* to) {
-  for (const auto& s : from) *to->Add() = s;
-}
-
-void put_addresses(const engine::Container& c, peer::ContainerFacts& f) {
-  for (const auto& a : c.addresses) {
-    auto* t = f.add_addresses();
+void put_addresses(const std::vector<engine::Address>& from, Addresses& to) {
+  for (const auto& a : from) {
+    auto* t = to.Add();
     t->set_network(a.network);
     t->set_ip(a.ip);
     t->set_prefix(a.prefix);
@@ -23,6 +14,27 @@ void put_addresses(const engine::Container& c, peer::ContainerFacts& f) {
     t->set_interface(a.interface);
     t->set_gateway(a.gateway);
   }
+}
+
+std::vector<engine::Address> take_addresses(const Addresses& from) {
+  std::vector<engine::Address> all;
+  for (const auto& a : from) all.push_back({a.network(), a.ip(), a.prefix(), a.mac(), a.interface(), a.gateway()});
+  return all;
+}
+
+namespace {
+
+constexpr int kMaxList = 4096;
+constexpr size_t kMaxSpec = 2U << 20;
+constexpr size_t kMaxFingerprint = 128;
+
+template <class Source, class Target>
+void copy_strings(const Source& from, Target* to) {
+  for (const auto& s : from) *to->Add() = s;
+}
+
+void put_places(const engine::Container& c, peer::ContainerFacts& f) {
+  put_addresses(c.addresses, *f.mutable_addresses());
   for (const auto& p : c.host_ports) {
     auto* t = f.add_host_ports();
     t->set_host_ip(p.host_ip);
@@ -40,9 +52,8 @@ void put_addresses(const engine::Container& c, peer::ContainerFacts& f) {
   }
 }
 
-void take_addresses(const peer::ContainerFacts& f, engine::Container& c) {
-  for (const auto& a : f.addresses())
-    c.addresses.push_back({a.network(), a.ip(), a.prefix(), a.mac(), a.interface(), a.gateway()});
+void take_places(const peer::ContainerFacts& f, engine::Container& c) {
+  c.addresses = take_addresses(f.addresses());
   for (const auto& p : f.host_ports())
     c.host_ports.push_back(
         {p.host_ip(), static_cast<uint16_t>(p.host_port()), static_cast<uint16_t>(p.container_port()), p.protocol()});
@@ -51,8 +62,12 @@ void take_addresses(const peer::ContainerFacts& f, engine::Container& c) {
 }
 
 bool ports_fit(const peer::ContainerFacts& f) {
-  return std::ranges::all_of(f.host_ports(),
-                             [](const auto& p) { return p.host_port() <= 65535 && p.container_port() <= 65535; });
+  auto fits = [](const auto& p) { return p.container_port() <= 65535; };
+  return std::ranges::all_of(f.host_ports(), [&](const auto& p) { return p.host_port() <= 65535 && fits(p); }) &&
+         std::ranges::all_of(f.exposed(), [&](const auto& p) {
+           return p.port() > 0 && p.port() <= 65535 && p.container_port() > 0 && fits(p) &&
+                  (p.protocol() == "tcp" || p.protocol() == "udp") && p.entry().size() <= kMaxFingerprint;
+         });
 }
 
 }  // namespace
@@ -68,7 +83,7 @@ peer::ContainerFacts to_facts(const engine::Container& c) {
   f.set_image_bytes(c.image_bytes);
   copy_strings(c.image_layers, f.mutable_image_layers());
   copy_strings(c.managed_files, f.mutable_managed_files());
-  put_addresses(c, f);
+  put_places(c, f);
   f.set_engine_spec(c.spec);
   f.set_rootfs_kind(c.rootfs_kind);
   f.set_runtime(c.runtime);
@@ -79,6 +94,7 @@ peer::ContainerFacts to_facts(const engine::Container& c) {
   f.set_privileged(c.privileged);
   f.set_pod(c.pod);
   f.set_memory_limit(c.memory_limit);
+  f.set_new_address(c.new_address);
   return f;
 }
 
@@ -87,6 +103,7 @@ network::CutoverFacts cutover_facts(const engine::Container& c) {
   facts.container = c.name;
   for (const auto& a : c.addresses) facts.addresses.push_back(a.ip);
   facts.home_id = c.id;
+  facts.new_address = c.new_address;
   for (const auto& p : c.host_ports) {
     network::PublishedPort port{.protocol = p.protocol, .host_port = p.host_port, .container_port = p.container_port};
     auto address = network::IpAddress::parse(p.host_ip);
@@ -104,7 +121,8 @@ Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
   if (f.engine_spec().size() > kMaxSpec)
     return fail(Errc::kPeerProtocol, "the peer's container specification is larger than {}", format_bytes(kMaxSpec));
   if (f.addresses_size() > kMaxList || f.host_ports_size() > kMaxList || f.mounts_size() > kMaxList ||
-      f.image_layers_size() > kMaxList || f.managed_files_size() > kMaxList || !ports_fit(f))
+      f.image_layers_size() > kMaxList || f.managed_files_size() > kMaxList || f.exposed_size() > kMaxList ||
+      !ports_fit(f))
     return fail(Errc::kPeerProtocol, "the peer's container facts are out of range");
   engine::Container c;
   c.engine = f.engine();
@@ -116,7 +134,7 @@ Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
   c.image_bytes = f.image_bytes();
   c.image_layers.assign(f.image_layers().begin(), f.image_layers().end());
   c.managed_files.assign(f.managed_files().begin(), f.managed_files().end());
-  take_addresses(f, c);
+  take_places(f, c);
   c.spec = f.engine_spec();
   c.rootfs_kind = f.rootfs_kind();
   c.runtime = f.runtime();
@@ -127,6 +145,7 @@ Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
   c.privileged = f.privileged();
   c.pod = f.pod();
   c.memory_limit = f.memory_limit();
+  c.new_address = f.new_address();
   return c;
 }
 

@@ -66,7 +66,8 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
       layers_dir_(services.settings.state_dir + "/moves/" + id_),
       cancel_(std::move(cancel)),
       end_(Cancel::create().value()),
-      engine_ended_(Cancel::create().value()) {}
+      engine_ended_(Cancel::create().value()),
+      settled_(Cancel::create().value()) {}
 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
@@ -107,7 +108,8 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   wanted.name = wanted_.name;
   wanted.amounts = {request.memory_bytes(), images_limit_, storage_limit_};
   for (const auto& p : wanted_.host_ports) wanted.ports.push_back({p.host_ip, p.host_port, p.protocol});
-  for (const auto& a : wanted_.addresses) wanted.addresses.push_back(a.ip);
+  if (!wanted_.new_address)
+    for (const auto& a : wanted_.addresses) wanted.addresses.push_back(a.ip);
   wanted.ttl = services_.settings.reservation_ttl;
   TS_TRY_ASSIGN(uint64_t memory, sys::memory_available());
   memory = memory > services_.settings.memory_margin ? memory - services_.settings.memory_margin : 0;
@@ -415,6 +417,7 @@ void DestinationMove::set_cutover_facts(const peer::ContainerFacts& facts) {
   cutover_.destination_address = own_address_;
   cutover_.home = facts.home();
   cutover_.home_id = facts.home_id();
+  exposed_.assign(facts.exposed().begin(), facts.exposed().end());
 }
 
 // The engine has made the network. Beside all else: it takes some programs' time.
@@ -426,7 +429,10 @@ void DestinationMove::prepare_network(const std::string& bundle) {
     std::string netns;
     auto loaded = engine::load_oci_bundle(bundle);
     if (const auto* network = loaded ? loaded->find_namespace("network") : nullptr) netns = network->path;
-    arrival_outcome_ = services_.cutover->prepare_arrival(cutover_, netns);
+    if (wanted_.new_address)
+      arrival_outcome_ = learn_addresses(netns);
+    else
+      arrival_outcome_ = services_.cutover->prepare_arrival(cutover_, netns);
   });
 }
 

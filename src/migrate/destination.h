@@ -66,6 +66,8 @@ class DestinationMove {
   // Post-copy: which pages have not arrived, and which somebody waits for. Any session of the source; does not wait for
   // other requests.
   Result<peer::Reply> fill(const peer::FillRequest& request);
+  // With a new address, after the commit: until the container's entries lead here, for a second at most.
+  void wait_settled();
   // Undoes everything. Idempotent; after the commit it is refused.
   Result<> abort(const std::string& reason);
   // A chunk of one of the channels (migrate/channels.h).
@@ -130,6 +132,9 @@ class DestinationMove {
   void run_cutover();
   void set_cutover_facts(const peer::ContainerFacts& facts);
   void prepare_network(const std::string& bundle);
+  Result<> learn_addresses(const std::string& netns);
+  Result<> end_old_connections();
+  void take_over_entries();
   void finish_running();
   void undo();
   void discard();
@@ -152,6 +157,7 @@ class DestinationMove {
   Cancel cancel_;        // fires on abort: ends every wait of this move
   Cancel end_;           // fires with the end of this object
   Cancel engine_ended_;  // fires when engine_thread_ has set its outcome
+  Cancel settled_;       // fires when the entries of a container with a new address lead here
 
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;
@@ -190,8 +196,10 @@ class DestinationMove {
   bool connections_installed_ = false;
   peer::Parked parked_;
   network::CutoverFacts cutover_;
-  bool arrival_prepared_ = false;  // or begun
-  Thread arrival_thread_;          // joined before the restore, and before the undoing
+  std::vector<peer::ExposedPort> exposed_;      // with a new address: ports of nodes that are to lead here
+  std::vector<engine::Address> new_addresses_;  // likewise: what the engine has given it; by arrival_thread_
+  bool arrival_prepared_ = false;               // or begun
+  Thread arrival_thread_;                       // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
 };

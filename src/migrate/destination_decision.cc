@@ -44,7 +44,8 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   TS_TRY_ASSIGN(auto connections, connections_of(request));
   // Beside the restore: no packet of theirs passes before the release. A program runs for it, tens of milliseconds
   // long.
-  if (services_.cutover->knows_connections(cutover_)) connections.clear();
+  if (wanted_.new_address || services_.cutover->knows_connections(cutover_)) connections.clear();
+  TS_TRY(end_old_connections());
   connections_installed_ = !connections.empty();
   Result<> installed;
   Thread installing("connections", [&] {
@@ -84,6 +85,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
   parked_.set_restore_ms(ms_since(arrived));
+  for (const auto& a : new_addresses_) parked_.add_addresses(a.ip);
   return {};
 }
 
@@ -197,10 +199,12 @@ std::string DestinationMove::lost() const {
 
 // Off the gap: what a running container does not wait for.
 void DestinationMove::finish_running() {
+  if (wanted_.new_address) services_.passing.succeeds(staged_->id, cutover_.home, cutover_.home_id);
   services_.passing.remove(staged_->id);
+  take_over_entries();
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
     TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
-  services_.cutover->arrived(cutover_);
+  if (!wanted_.new_address) services_.cutover->arrived(cutover_);
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
@@ -251,7 +255,7 @@ void DestinationMove::undo() {
   }
   engine_thread_.join();
   arrival_thread_.join();
-  if (arrival_prepared_) services_.cutover->undo_arrival(cutover_);
+  if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
   if (memory_) memory_->abort();  // the restored tasks are dead
   std::map<std::string, std::shared_ptr<Rootfs>> rounds;
   {

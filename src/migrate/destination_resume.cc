@@ -16,6 +16,8 @@ Result<> DestinationMove::save() const {
   *facts.mutable_container() = to_facts(wanted_);
   facts.mutable_container()->set_home(cutover_.home);
   facts.mutable_container()->set_home_id(cutover_.home_id);
+  for (const auto& port : exposed_) *facts.mutable_container()->add_exposed() = port;
+  put_addresses(new_addresses_, *facts.mutable_new_addresses());
   facts.mutable_staged()->set_id(staged_->id);
   facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
   facts.mutable_staged()->set_rootfs(staged_->rootfs);
@@ -48,6 +50,8 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   set_cutover_facts(facts.container());
   cutover_.engine = wanted_.engine;
   cutover_.engine_id = staged_->id;
+  new_addresses_ = take_addresses(facts.new_addresses());
+  for (const auto& a : new_addresses_) cutover_.new_addresses.push_back(a.ip);
   arrival_prepared_ = true;
   TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
   auto parked = gate::Parked::adopt(facts.parked());

@@ -221,6 +221,7 @@ Result<> Exposer::tell_entry(const Exposure& e, bool& may_know) {
   told.set_remove(e.ending);
   if (!e.ending) {
     told.set_name(e.name);
+    told.set_next(e.next);
     told.set_container_port(e.container_port);
     for (const auto& a : e.addresses) told.add_addresses(exposed_address_text(a));
   }
@@ -270,7 +271,8 @@ Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& reques
              .protocol = request.protocol(),
              .port = static_cast<uint16_t>(request.port()),
              .name = request.name(),
-             .entry_knows = true};
+             .entry_knows = true,
+             .next = request.next()};
   auto known = exposures_.find(e.key());
   bool others = known && known->home != e.home;
   if (request.remove()) return known && !others ? forget(*known) : Result<>();
@@ -283,10 +285,13 @@ Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& reques
     e.addresses.push_back(a);
   }
   if (known == e) return {};
-  if (others || (known && known->name != e.name))
+  if (others && !e.next.empty() && known->home == e.next) return {};  // that has told it itself
+  bool handed_over = others && known->next == e.home && known->container_port == e.container_port;
+  if ((others && !handed_over) || (known && known->name != e.name))
     return fail(Errc::kAlreadyExists, "port {}/{} of {} leads to {} already", e.port, e.protocol,
                 services_.settings.node, known->name);
   TS_TRY(check_way(peer));
+  if (known && (handed_over || known->addresses != e.addresses)) exposures_.keep_late(*known);
   TS_TRY(exposures_.put(e));
   auto done = placements_.apply();
   if (done) {
@@ -315,11 +320,35 @@ Result<std::vector<ExposedAddress>> Exposer::addresses_now(const Exposure& e) co
   return now.empty() ? e.addresses : now;  // it is stopped
 }
 
+// What its entry has been told before, it need not be told now. Where this node is the entry, clients wait until the
+// next home has said that it is.
+Result<> Exposer::give(Exposure e) {
+  TS_LOG_INFO("expose: port {}/{} of {} leads to {} on {} now", e.port, e.protocol, node_with(e.entry), e.name,
+              node_with(e.next));
+  if (!exposures_.is_entry(e) && e.entry_knows) return forget(e);
+  e.given = true;
+  TS_TRY(exposures_.update(e));
+  return placements_.apply(true);
+}
+
 void Exposer::look_after(Exposure e) {
   bool own = exposures_.is_entry(e);
+  if (e.given) {
+    bool may_know = false;
+    if (own || !due(e)) return;
+    auto told = tell_entry(e, may_know);
+    if (told) told = forget(e);
+    if (!told) TS_LOG_WARN("expose: {}", told.error().message());
+    return;
+  }
   if (!e.ending) {
     auto now = addresses_now(e);
-    if (!now && now.error().code() == Errc::kNotFound) {
+    bool gone = !now && now.error().code() == Errc::kNotFound;
+    if (gone && !e.next.empty() && e.next != e.home) {
+      if (auto r = give(e); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+      return;
+    }
+    if (gone) {
       if (auto r = end_here(e); !r) TS_LOG_WARN("expose: {}", r.error().message());
       return;
     }
@@ -361,6 +390,9 @@ void Exposer::tell_again(Exposure e) {
 }
 
 void Exposer::keep_up() {
+  if (exposures_.forget_late()) {
+    if (auto r = placements_.apply(true); !r) TS_LOG_ERROR("expose: {}", r.error().message());
+  }
   for (const auto& e : exposures_.all()) {
     if (node_with(exposures_.is_home(e) ? e.entry : e.home).empty()) {
       TS_LOG_INFO("expose: port {}/{} ends with the peer that it was for", e.port, e.protocol);

@@ -42,11 +42,19 @@ class Exposer {
 
   // As the home: from the node that has a container, or from the entry.
   Result<> asked(const std::string& peer, const peer::ExposeRequest& request);
-  // As the entry: from the home.
+  // As the entry: from the home, or from the node that the home has named as the next one.
   Result<> told(const std::string& peer, const peer::EntryRequest& request);
 
   // Ends what belongs to containers and peers that are gone, tells entries what they have not heard. Now and then.
   void keep_up();
+
+  // ---- for EntryHandover
+  // `may_know`: there was no answer, so the entry may have heard it.
+  Result<> tell_entry(const Exposure& e, bool& may_know);
+  // Is there a tunnel that ports can be exposed through? kUnavailable says why not.
+  Result<> check_way(const std::string& peer) const;
+  // As the home: the container has gone to `e.next`, with another address.
+  Result<> give(Exposure e);
 
  private:
   Result<std::string> fingerprint_of(const std::string& node) const;
@@ -55,10 +63,7 @@ class Exposer {
   Result<> begin(Exposure& e);
   Result<> end_here(Exposure e);
   Result<> forget(const Exposure& e);
-  // `may_know`: there was no answer, so the entry may have heard it.
-  Result<> tell_entry(const Exposure& e, bool& may_know);
   Result<> call(const std::string& peer, const peer::Request& request, bool& no_answer);
-  Result<> check_way(const std::string& peer) const;
   void look_after(Exposure e);
   bool due(const Exposure& e);
   void tell_again(Exposure e);

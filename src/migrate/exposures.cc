@@ -17,6 +17,9 @@ using network::ExposedAddress;
 using network::IpAddress;
 using nlohmann::json;
 
+// Longer than old connections take to end, however slow.
+constexpr milliseconds kLate{10'000};
+
 Result<Exposure> exposure_of(const json& j) {
   Exposure e;
   e.entry = j.at("entry").get<std::string>();
@@ -28,6 +31,8 @@ Result<Exposure> exposure_of(const json& j) {
   e.container_port = j.at("container_port").get<uint16_t>();
   e.entry_knows = j.at("entry_knows").get<bool>();
   e.ending = j.at("ending").get<bool>();
+  e.next = j.value("next", "");
+  e.given = j.value("given", false);
   for (const auto& text : j.at("addresses")) {
     TS_TRY_ASSIGN(auto a, parse_exposed_address(text.get<std::string>()));
     e.addresses.push_back(a);
@@ -87,6 +92,8 @@ std::string to_text(const Exposure& e) {
             {"container_port", e.container_port},
             {"entry_knows", e.entry_knows},
             {"ending", e.ending},
+            {"next", e.next},
+            {"given", e.given},
             {"addresses", json::array()}};
   for (const auto& a : e.addresses) j["addresses"].push_back(exposed_address_text(a));
   return j.dump();
@@ -180,6 +187,16 @@ Result<> Exposures::remove(const std::string& key) {
   return {};
 }
 
+void Exposures::keep_late(const Exposure& e) {
+  MutexLock lock(mu_);
+  late_.push_back({e, Deadline::in(kLate)});
+}
+
+bool Exposures::forget_late() {
+  MutexLock lock(mu_);
+  return std::erase_if(late_, [](const Late& l) { return l.until.passed(); }) > 0;
+}
+
 std::string Exposures::peer_named(const std::string& fingerprint) const {
   auto peers = store_.peers();
   if (!peers) return {};
@@ -197,12 +214,40 @@ void Exposures::add_to(network::Placement& placement, const TunnelPaths& paths) 
     auto way = through_tunnel ? paths.interface_to(peer_named(is_entry(e) ? e.home : e.entry)) : std::string();
     if (!way) TS_LOG_WARN("expose: port {}/{} has no way to {}: {}", e.port, e.protocol, e.name, way.error().message());
     if (is_entry(e)) {
-      placement.entries.push_back({e.protocol, e.port, e.addresses, e.container_port, way.value_or(""), !way});
-    } else if (!e.ending) {
+      bool shut = !way || e.given;
+      placement.entries.push_back({e.protocol, e.port, e.addresses, e.container_port, way.value_or(""), shut});
+    } else if (!e.ending && !e.given) {
       network::ExposedPort port{e.protocol, {}, e.container_port, way.value_or("")};
       for (const auto& a : e.addresses) port.addresses.push_back(a.address);
       placement.exposed.push_back(std::move(port));
     }
+  }
+  add_late_to(placement, paths);
+}
+
+// Until forget_late(). What is not to pass a tunnel is known to connection tracking.
+void Exposures::add_late_to(network::Placement& placement, const TunnelPaths& paths) const {
+  std::vector<Late> late;
+  {
+    MutexLock lock(mu_);
+    late = late_;
+  }
+  for (const auto& [e, until] : late) {
+    if (is_home(e) && is_entry(e)) continue;
+    auto way = paths.interface_to(peer_named(is_home(e) ? e.entry : e.home));
+    if (!way) continue;
+    if (is_home(e)) {
+      network::ExposedPort port{e.protocol, {}, e.container_port, *way};
+      for (const auto& a : e.addresses) port.addresses.push_back(a.address);
+      placement.exposed.push_back(std::move(port));
+      continue;
+    }
+    placement.entries.push_back({.protocol = e.protocol,
+                                 .port = e.port,
+                                 .addresses = e.addresses,
+                                 .container_port = e.container_port,
+                                 .tunnel = *way,
+                                 .late = true});
   }
 }
 

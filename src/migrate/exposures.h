@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cancel.h"
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "network/placement.h"
@@ -27,6 +28,9 @@ struct Exposure {
   // On the home, of an entry elsewhere.
   bool entry_knows = false;
   bool ending = false;  // removed, and the entry has to hear of it
+  // Fingerprint of the node that may become its home: the container is on its way there with a new address.
+  std::string next = {};
+  bool given = false;  // on the home: it is there, and this node is nothing any more but perhaps the entry
   // One port of an entry leads to one container.
   std::string key() const { return fmt::format("{}/{}/{}", entry, protocol, port); }
   bool operator==(const Exposure&) const = default;
@@ -56,6 +60,10 @@ class Exposures {
   Result<> add(const Exposure& e);          // unless its port leads somewhere already: kAlreadyExists
   Result<> update(const Exposure& e);       // unless it has been removed meanwhile
   Result<> remove(const std::string& key);  // absent is fine
+  // Of a port that leads elsewhere from now on, or to another address: connections that it has are still let through
+  // for a while, as far as they need that, so that their ends are heard. Not stored.
+  void keep_late(const Exposure& e);
+  bool forget_late();  // whose time is over; true: there were some
 
   bool is_entry(const Exposure& e) const { return e.entry == own_; }
   bool is_home(const Exposure& e) const { return e.home == own_; }
@@ -63,6 +71,7 @@ class Exposures {
   void add_to(network::Placement& placement, const TunnelPaths& paths) const;
 
  private:
+  void add_late_to(network::Placement& placement, const TunnelPaths& paths) const;
   Result<> put_locked(const Exposure& e) REQUIRES(mu_);
   Result<> hold_port_locked(const Exposure& e) REQUIRES(mu_);
   std::string peer_named(const std::string& fingerprint) const;
@@ -71,6 +80,11 @@ class Exposures {
   mutable Mutex mu_;
   std::map<std::string, Exposure> known_ GUARDED_BY(mu_);
   std::map<std::string, Fd> held_ GUARDED_BY(mu_);  // bound, and nobody listens
+  struct Late {
+    Exposure exposure;
+    Deadline until;
+  };
+  std::vector<Late> late_ GUARDED_BY(mu_);
 };
 
 }  // namespace transship::migrate

@@ -2,8 +2,10 @@
 // or not any more, since it is.
 #pragma once
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "base/mutex.h"
 
@@ -35,6 +37,18 @@ class Passing {
     left_.erase(engine_id);
     if (ids_.erase(engine_id) > 0 && call_) call_();
   }
+  // It was known by another home and id before it came with a new address. Kept until the daemon ends: it is asked for
+  // as long as the engine has the container.
+  void succeeds(const std::string& engine_id, const std::string& home, const std::string& home_id) {
+    MutexLock lock(mu_);
+    before_[engine_id] = {home, home_id};
+  }
+  // Home and id.
+  std::pair<std::string, std::string> predecessor(const std::string& engine_id) const {
+    MutexLock lock(mu_);
+    auto found = before_.find(engine_id);
+    return found == before_.end() ? std::pair<std::string, std::string>() : found->second;
+  }
   bool any() const {
     MutexLock lock(mu_);
     return !ids_.empty();
@@ -53,6 +67,7 @@ class Passing {
   mutable Mutex mu_;
   std::set<std::string> ids_ GUARDED_BY(mu_);
   std::set<std::string> left_ GUARDED_BY(mu_);  // of them
+  std::map<std::string, std::pair<std::string, std::string>> before_ GUARDED_BY(mu_);
   std::function<void()> call_ GUARDED_BY(mu_);
 };
 

@@ -5,6 +5,7 @@
 #include "base/wall_clock.h"
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
+#include "migrate/entry_handover.h"
 
 namespace transship::migrate {
 namespace {
@@ -33,6 +34,7 @@ Result<peer::JudgeReply> ask(const Services& services, wire::Session& session, c
   services.cutover->identify(facts);
   judge.mutable_container()->set_home(facts.home);
   judge.mutable_container()->set_home_id(facts.home_id);
+  for (const auto& port : planned.exposed) *judge.mutable_container()->add_exposed() = port;
   judge.mutable_container()->set_memory_bytes(survey.tasks.memory_bytes);
   judge.mutable_container()->set_rootfs_bytes(planned.rootfs.bytes);
   // Without it the plan says "not compared"; that is not a reason to fail.
@@ -46,6 +48,18 @@ void take_rows(const peer::JudgeReply& judged, plan::PlanInput& input) {
     input.destination_rows.push_back(
         {row.check(), static_cast<plan::Verdict>(std::clamp<int>(row.verdict(), 1, 3)), row.found(), row.remedy()});
   input.image_present = judged.image_present();
+}
+
+Result<> find_entries(const Services& services, Planned& planned, plan::PlanInput& input) {
+  input.new_address = true;
+  input.abilities.skip_in_flight = true;
+  if (services.entries == nullptr) return {};
+  auto facts = cutover_facts(planned.survey.container);
+  services.cutover->identify(facts);
+  if (facts.home.empty()) facts.home = services.identity.fingerprint().text();
+  TS_TRY_ASSIGN(planned.exposed, services.entries->ports_of(facts));
+  for (const auto& port : planned.exposed) input.entries.push_back(services.entries->text_of(port));
+  return {};
 }
 
 }  // namespace
@@ -70,6 +84,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
     if (session != nullptr) measured = measure_link(*session, input.link, cancel);
   });
   TS_TRY_ASSIGN(planned.survey, survey(services, container));
+  planned.survey.container.new_address = wishes.new_address;
   TS_TRY_ASSIGN(planned.rootfs, travelling_size(planned.survey.container, cancel));
   measure.join();
   input.peer = peer;
@@ -77,6 +92,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   input.tasks = planned.survey.tasks;
   input.abilities = abilities();
   input.abilities.published_ports_follow = services.cutover->name() == "tunnel";
+  if (wishes.new_address) TS_TRY(find_entries(services, planned, input));
   input.rootfs_bytes = planned.rootfs.bytes;
   input.rootfs_files = planned.rootfs.files;
   planned.max_bits_per_second =
@@ -149,6 +165,17 @@ void judge_network(const Services& services, const std::string& source, const pe
   if (!judged) row->set_remedy(judged.error().remedy());
 }
 
+void judge_entries(const Services& services, const peer::ContainerFacts& container, peer::JudgeReply& reply) {
+  if (!container.new_address() || services.entries == nullptr) return;
+  for (const auto& sentence : services.entries->objections({container.exposed().begin(), container.exposed().end()})) {
+    auto* row = reply.add_rows();
+    row->set_check("exposed-port");
+    row->set_verdict(peer::VERDICT_WARN);
+    row->set_found(fmt::format("cannot lead to {}: {}", services.settings.node, sentence));
+    row->set_remedy("until that has changed clients of that entry wait in vain: transship peer add, peer check");
+  }
+}
+
 }  // namespace
 
 Result<peer::JudgeReply> judge(const Services& services, const std::string& source, const peer::JudgeRequest& request) {
@@ -158,6 +185,7 @@ Result<peer::JudgeReply> judge(const Services& services, const std::string& sour
   Thread gather("judge-facts", [&] { facts = services.node_facts(); });
   auto judged = judge_container(services, request, wanted, reply);
   if (judged) judge_network(services, source, request.container(), wanted, reply);
+  if (judged) judge_entries(services, request.container(), reply);
   gather.join();
   TS_TRY(judged);
   TS_TRY(facts);

@@ -10,13 +10,15 @@ namespace transship::migrate {
 struct PlanWishes {
   uint64_t max_bits_per_second = 0;
   plan::MemoryMode mode = plan::MemoryMode::kAuto;
+  bool new_address = false;
 };
 
 struct Planned {
   Survey survey;
   TreeSize rootfs;
   plan::PlanResult result;
-  peer::JudgeReply judged;  // empty when the destination could not be asked
+  std::vector<peer::ExposedPort> exposed;  // with a new address: ports of nodes that lead to it
+  peer::JudgeReply judged;                 // empty when the destination could not be asked
   double rtt_ms = 0;
   double bits_per_second = 0;
   uint64_t max_bits_per_second = 0;  // what the user asked for, else what the configuration says; 0: no limit

@@ -4,7 +4,9 @@
 #include "base/wall_clock.h"
 #include "criu/rescue.h"
 #include "migrate/convert.h"
+#include "migrate/entry_handover.h"
 #include "network/moved_connections.h"
+#include "network/old_connections.h"
 #include "sys/process.h"
 
 namespace transship::migrate {
@@ -14,6 +16,8 @@ constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kForgetLimit{30'000};
 constexpr milliseconds kEndLimit{10'000};
 constexpr milliseconds kTellEvery{500};
+constexpr milliseconds kConnectionsEnd{400};
+constexpr milliseconds kSettleLimit{2'000};
 // Without a word from the destination; as in a move that nothing has happened to.
 constexpr milliseconds kPatience{60 * 60'000};
 
@@ -112,13 +116,21 @@ Result<> ResumedSource::push_pages() {
   return pusher.run(kPatience, end_);
 }
 
-// Nothing of it reaches the network: no end of a connection that lives on elsewhere.
+// Nothing of it reaches the network, no end of a connection that lives on elsewhere; or, with a new address, just that.
 Result<> ResumedSource::end_tasks() {
   if (!tasks_live()) return {};
   TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(facts_.cgroup()));
   TS_TRY_ASSIGN(auto shut, ShutNetwork::shut(facts_.pid()));
   TS_TRY_ASSIGN(auto pids, cgroup.processes());
-  TS_TRY_CTX(criu::mute_sockets(pids), "silence its connections");
+  if (facts_.network().new_address())
+    end_connections(pids, shut);
+  else
+    TS_TRY_CTX(criu::mute_sockets(pids), "silence its connections");
+  TS_TRY(kill_tasks(cgroup));
+  return shut.open();
+}
+
+Result<> ResumedSource::kill_tasks(const sys::Cgroup& cgroup) {
   TS_TRY(cgroup.kill_all());
   auto deadline = Deadline::in(kEndLimit);
   // The engine removes the cgroup of a dead container.
@@ -127,21 +139,39 @@ Result<> ResumedSource::end_tasks() {
     TS_TRY(sleep_for(milliseconds(5), end_));
   }
   (void)cgroup.thaw(Deadline::in(milliseconds(100)));
-  return shut.open();
+  return {};
 }
 
-void ResumedSource::lead_to_destination() {
-  auto container = from_facts(facts_.network());
-  if (!container) return;
-  auto facts = cutover_facts(*container);
+// They are frozen, and nobody but a dead CRIU has held them: once they die the engine takes the network away. Whoever
+// is told connects again at once, so the destination hears of the decision before, if it answers.
+void ResumedSource::end_connections(const std::vector<pid_t>& pids, ShutNetwork& shut) {
+  peer::Request settled;
+  settled.mutable_settled()->set_move_id(id_);
+  if (auto session = connect(); session) (void)(*session)->call(settled, Deadline::in(kSettleLimit), end_);
+  auto old = network::OldConnections::take(pids);
+  if (auto r = shut.open(); !r) TS_LOG_ERROR("recovery: mig={} open the network: {}", id_, r.error().message());
+  TS_LOG_INFO("recovery: mig={} connections ended={}", id_, old.end(kConnectionsEnd));
+}
+
+network::CutoverFacts ResumedSource::cutover_facts_of(const engine::Container& container) const {
+  auto facts = cutover_facts(container);
   facts.move_id = id_;
   facts.source = services_.settings.node;
   facts.destination = facts_.peer();
   facts.home = facts_.network().home();
   facts.home_id = facts_.network().home_id();
+  facts.new_addresses.assign(facts_.new_addresses().begin(), facts_.new_addresses().end());
+  return facts;
+}
+
+void ResumedSource::lead_to_destination() {
+  auto container = from_facts(facts_.network());
+  if (!container) return;
+  auto facts = cutover_facts_of(*container);
   if (auto r = services_.cutover->left(facts); !r)
     TS_LOG_ERROR("recovery: mig={} network: {}", id_, r.error().message());
   services_.cutover->settled(facts);
+  if (facts.new_address && services_.entries != nullptr) services_.entries->settle(facts);
   services_.cutover->gone(facts);
 }
 

@@ -37,6 +37,9 @@ class ResumedSource {
   Result<> push_pages();
   Result<> all_there();
   Result<> end_tasks();
+  Result<> kill_tasks(const sys::Cgroup& cgroup);
+  void end_connections(const std::vector<pid_t>& pids, ShutNetwork& shut);
+  network::CutoverFacts cutover_facts_of(const engine::Container& container) const;
   void forget();
   void lead_to_destination();
   void record(const Result<>& outcome);

@@ -16,6 +16,8 @@
 
 namespace transship::migrate {
 
+class EntryHandover;
+
 // Immutable after start.
 struct Settings {
   std::string node;
@@ -45,6 +47,7 @@ struct Services {
   std::unique_ptr<network::CutoverDriver> cutover;
   plan::ReservationBook reservations{};
   Passing passing{};
+  EntryHandover* entries = nullptr;  // set once, before the first move
 
   // kNotFound names the engines there are.
   Result<engine::Engine*> engine(std::string_view name) const;

@@ -115,9 +115,10 @@ Result<> SourceMove::plan() {
   else
     link_error = session.error().message();
   TS_TRY(cancel_.check());
-  TS_TRY_ASSIGN(planned_,
-                make_plan(services_, request_.container, request_.peer, session_ ? &session_->session() : nullptr,
-                          link_error, {request_.max_bits_per_second, request_.memory.mode}, cancel_));
+  TS_TRY_ASSIGN(
+      planned_,
+      make_plan(services_, request_.container, request_.peer, session_ ? &session_->session() : nullptr, link_error,
+                {request_.max_bits_per_second, request_.memory.mode, request_.new_address}, cancel_));
   {
     MutexLock lock(mu_);
     container_ = fmt::format("{}:{}", planned_.survey.container.engine, planned_.survey.container.name);
@@ -154,6 +155,7 @@ Result<> SourceMove::reserve() {
   *r.mutable_container() = to_facts(s.container);
   r.mutable_container()->set_home(cutover_.home);
   r.mutable_container()->set_home_id(cutover_.home_id);
+  for (const auto& port : planned_.exposed) *r.mutable_container()->add_exposed() = port;
   live_ = services_.settings.memory_method.method != criu::MemoryMethod::kFull;
   r.set_live_memory(live_);
   r.set_images_bytes(images_reserve(s.tasks, live_));
@@ -393,6 +395,7 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
     s.set_transfer_ms_at_link_rate(
         static_cast<uint64_t>(static_cast<double>(frozen_bytes_) * 8000 / link_bits_per_second()));
   fill_memory(s);
+  fill_addresses(s);
   for (const auto& w : warnings_) s.add_warnings(w);
   TS_LOG_INFO("mig={} done container={} to={} total_ms={} frozen_ms={} bytes={}", id(), container(), request_.peer,
               s.total_ms(), s.frozen_ms(), s.bytes_sent());

@@ -19,6 +19,7 @@
 #include "migrate/shut_network.h"
 #include "network/hold.h"
 #include "network/moved_connections.h"
+#include "network/old_connections.h"
 #include "storage/tree_delta.h"
 #include "sys/file.h"
 #include "sys/urgent.h"
@@ -31,6 +32,7 @@ struct SourceRequest {
   std::string container;  // as the user named it
   std::string peer;
   bool keep_source = false;
+  bool new_address = false;          // it gets one of the destination's own
   uint64_t max_bits_per_second = 0;  // 0: what the configuration says
   MemoryOptions memory;
 };
@@ -96,6 +98,7 @@ class SourceMove {
   Result<std::unique_ptr<PeerSession>> connect_again(const Cancel& cancel);
   Result<> confirm_commit(PeerSession& session);
   Result<> cleanup();
+  void kill_source_tasks();
   void end_source_tasks();
   void fill_memory(local::Summary& summary) const;
 
@@ -104,6 +107,15 @@ class SourceMove {
   Result<> start_dump();
   Result<> tell_commit();
   void lead_to_destination(bool confirmed);
+  // With a new address (source_address.cc).
+  Result<> offer_entries();
+  void withdraw_entries();
+  void take_connections();
+  void give_connections_back();
+  void end_connections(bool confirmed);
+  bool entries_settled();
+  void refuse_old_address();
+  void fill_addresses(local::Summary& summary) const;
   Result<peer::Reply> call(const peer::Request& request, milliseconds limit);
   Result<> send_chunk(uint8_t kind, const std::string& name, uint64_t offset, std::span<const std::byte> data,
                       wire::Route route);
@@ -133,6 +145,7 @@ class SourceMove {
 
   std::optional<storage::Scan> scan_;
   uint32_t round_ = 0;
+  uint32_t connections_ended_ = 0;
   uint64_t rootfs_bytes_ = 0;
   uint64_t image_bytes_ = 0;
   Result<> rootfs_outcome_;
@@ -148,6 +161,7 @@ class SourceMove {
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit
   bool confirmed_ = false;                               // the destination knows of the commit
+  bool offered_ = false;                                 // to the entries, that the destination may be the next home
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
   std::unique_ptr<LiveMemory> memory_;
   std::unique_ptr<PagePusher> pusher_;
@@ -168,6 +182,8 @@ class SourceMove {
   peer::Parked parked_;
   peer::Running running_;
   network::CutoverFacts cutover_;  // from the plan on
+  Thread taking_thread_;           // of old_connections_, beside the restore
+  network::OldConnections old_connections_;
   std::vector<std::string> warnings_;
 };
 

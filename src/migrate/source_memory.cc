@@ -148,7 +148,8 @@ Result<> SourceMove::start_dump() {
   options.criu = services_.settings.criu;
   options.images_dir = directory_ + "/images";
   options.tar = std::filesystem::path(services_.settings.runtime).replace_filename("transship-tar");
-  options.lock_network = false;  // shut_
+  options.lock_network = false;                   // shut_
+  options.skip_in_flight = request_.new_address;  // they end like all others
   if (live_) {
     options.memory = services_.settings.memory_method.method;
     options.kdat = services_.settings.memory_method.kdat;

@@ -6,6 +6,7 @@
 #include "engine/oci_bundle.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/entry_handover.h"
 #include "migrate/resume_file.h"
 #include "migrate/source.h"
 #include "network/unread_datagrams.h"
@@ -61,6 +62,7 @@ Result<> SourceMove::get_ready() {
           fmt::format("hold: packets that arrive during the gap are not kept: {}", hold.error().message()));
   }
   TS_TRY_CTX(services_.cutover->prepare_leave(cutover_), "prepare the way to the container's addresses");
+  if (request_.new_address) TS_TRY(offer_entries());
   images_ = std::make_unique<memory::ImageSender>(
       directory_ + "/images",
       [this](const std::string& name, uint64_t offset, std::span<const std::byte> data) -> Result<> {
@@ -73,6 +75,7 @@ Result<> SourceMove::get_ready() {
 }
 
 void SourceMove::undo_ready() {
+  withdraw_entries();
   services_.cutover->stay(cutover_);
   breakpoints_.reset();
   images_.reset();
@@ -101,7 +104,9 @@ Result<> SourceMove::freeze_and_dump() {
   reporter_.gap_part("freeze");
   // Who is in the tree now is who is frozen: a fork since the plan is in it.
   TS_TRY_ASSIGN(planned_.survey.pids, cgroup.processes());
-  TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
+  if (!request_.new_address) {
+    TS_TRY_ASSIGN(connections_, network::established_connections(planned_.survey.container.pid));
+  }
   // In CRIU's place, which takes longer, and again for the restore.
   TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
   keep_unread();
@@ -132,7 +137,8 @@ Result<> SourceMove::finish_rootfs() {
 
 // What the container was sent and has not read yet goes with what arrives from now on: CRIU leaves it behind.
 void SourceMove::keep_unread() {
-  if (!hold_) return;
+  // For a new address they have the wrong one, and a rollback finds them where they are.
+  if (!hold_ || request_.new_address) return;
   network::UnreadDatagrams unread;
   if (auto r = network::take_unread_datagrams(planned_.survey.pids, unread); !r)
     warnings_.push_back(
@@ -149,6 +155,7 @@ void SourceMove::undo_freeze() {
   urgent_.reset();
   if (!frozen_) return;
   frozen_ = false;
+  give_connections_back();
   // First of all the container runs again.
   bool ready_told = reserved_;
   if (ready_told) {
@@ -218,8 +225,11 @@ Result<> SourceMove::restore() {
     connection->set_remote_port(c.remote_port);
   }
   if (follow_) TS_TRY(pusher_->begin(*std::exchange(push_link_, std::nullopt)));
+  if (request_.new_address) take_connections();
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
+  taking_thread_.join();
+  cutover_.new_addresses.assign(parked_.addresses().begin(), parked_.addresses().end());
   reporter_.gap_part("restore");
   if (on_their_way_ > 0) {
     reporter_.reckon_gap("transfer", "restore", parked_.arrival_ms());
@@ -272,6 +282,7 @@ Result<> SourceMove::save() const {
   facts.set_max_bits_per_second(planned_.max_bits_per_second);
   *facts.mutable_network() = to_facts(container);
   facts.mutable_network()->clear_engine_spec();
+  for (const auto& a : cutover_.new_addresses) facts.add_new_addresses(a);
   facts.mutable_network()->set_home(cutover_.home);
   facts.mutable_network()->set_home_id(cutover_.home_id);
   return write_resume_file(directory_, file);
@@ -298,17 +309,15 @@ Result<> SourceMove::release() {
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
   // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
   services_.passing.leave(planned_.survey.container.id, false);
-  auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
-  if (cgroup && !follow_) {
-    // Giving back a gigabyte takes tens of milliseconds, and others wait for the processors.
-    for (pid_t pid : planned_.survey.pids) (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), 19);
-    if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
-  }
+  // With a new address it is their sockets: the next daemon must find them, should this one be killed.
+  if (!follow_ && !request_.new_address) kill_source_tasks();
   auto told = tell_commit();
   reporter_.gap_ends("release");
   urgent_.reset();
-  lead_to_destination(told.has_value());
+  if (!request_.new_address) lead_to_destination(told.has_value());
   services_.passing.leave(planned_.survey.container.id, true);
+  if (request_.new_address) end_connections(told.has_value());
+  if (!follow_ && request_.new_address) kill_source_tasks();
   memory_.reset();
   if (!follow_) {
     end_source_tasks();
@@ -318,6 +327,14 @@ Result<> SourceMove::release() {
   if (!told) TS_LOG_WARN("mig={} phase=release: {}", id(), told.error().message());
   confirmed_ = told.has_value();
   return {};
+}
+
+void SourceMove::kill_source_tasks() {
+  auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
+  if (!cgroup) return;
+  // Giving back a gigabyte takes tens of milliseconds, and others wait for the processors.
+  for (pid_t pid : planned_.survey.pids) (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), 19);
+  if (auto r = cgroup->kill_all(); !r) TS_LOG_ERROR("mig={} phase=release: {}", id(), r.error().message());
 }
 
 // The way first: what was held would come back by the old one. Also when the destination has not confirmed: it will,
@@ -368,6 +385,7 @@ Result<> SourceMove::tell_commit() {
 
 Result<> SourceMove::cleanup() {
   services_.cutover->settled(cutover_);
+  if (offered_) services_.entries->settle(cutover_);
   session_.reset();
   dump_.reset();
   breakpoints_.reset();
@@ -378,6 +396,7 @@ Result<> SourceMove::cleanup() {
   services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);
   (void)sys::remove_tree(layers_dir_);
+  if (request_.new_address) refuse_old_address();
   return {};
 }
 

@@ -68,8 +68,10 @@ Result<std::string> TunnelCutover::peer_with(const std::string& fingerprint) con
 }
 
 void TunnelCutover::apply(std::string_view what) {
-  if (auto r = placements_.apply(); !r)
-    TS_LOG_ERROR("network: {}: {} {}", what, r.error().message(), r.error().remedy());
+  auto r = placements_.apply();
+  // An engine that takes a bridge away meanwhile takes routes with it that were just to be removed.
+  if (!r) r = placements_.apply();
+  if (!r) TS_LOG_ERROR("network: {}: {} {}", what, r.error().message(), r.error().remedy());
 }
 
 // Its connections are not this host's any more.
@@ -93,7 +95,7 @@ void TunnelCutover::identify(CutoverFacts& facts) const {
 
 Result<> TunnelCutover::prepare_leave(const CutoverFacts& facts) {
   TS_TRY_ASSIGN(auto addresses, addresses_of(facts));
-  if (addresses.empty()) return {};
+  if (addresses.empty() || facts.new_address) return {};
   TS_TRY(paths_.interface_to(facts.destination));
   if (!at_home(facts)) {
     auto guest = placements_.find(key_of(facts));
@@ -129,7 +131,7 @@ Result<PlacedContainer> TunnelCutover::away(const CutoverFacts& facts) const {
 
 // Only what clients wait for: settled() makes it last.
 Result<std::optional<std::string>> TunnelCutover::left(const CutoverFacts& facts) {
-  if (facts.addresses.empty()) return std::nullopt;
+  if (facts.addresses.empty() || facts.new_address) return std::nullopt;
   TS_TRY_ASSIGN(auto tunnel, paths_.interface_to(facts.destination));
   auto c = placements_.find(key_of(facts));
   if (!at_home(facts)) {
@@ -148,7 +150,21 @@ Result<std::optional<std::string>> TunnelCutover::left(const CutoverFacts& facts
   return tunnel;
 }
 
+// Nothing leads to its addresses any more, and nobody waits for what this host remembers of them.
+void TunnelCutover::end_addresses(const CutoverFacts& facts) {
+  auto addresses = addresses_of(facts);
+  auto what = fmt::format("{} has another address", facts.container);
+  if (auto guest = placements_.find(key_of(facts)); guest && guest->role == PlacedRole::kGuest) {
+    // To its home it is as one that was removed here. What that cannot hear now it hears later: tell_homes().
+    if (auto told = tell_removal(*guest); !told) TS_LOG_WARN("network: {}", told.error().message());
+    return;
+  }
+  if (!addresses) return;
+  if (auto n = network::forget_connections(*addresses); !n) TS_LOG_WARN("network: {}: {}", what, n.error().message());
+}
+
 void TunnelCutover::settled(const CutoverFacts& facts) {
+  if (facts.new_address) return end_addresses(facts);
   if (auto c = placements_.find(key_of(facts)); c && !c->staged) {
     if (auto r = placements_.put(*c); !r) TS_LOG_ERROR("network: {}", r.error().message());
   }
@@ -156,12 +172,14 @@ void TunnelCutover::settled(const CutoverFacts& facts) {
 }
 
 void TunnelCutover::gone(const CutoverFacts& facts) {
+  if (facts.new_address) return;
   auto guest = placements_.find(key_of(facts));
   if (!guest || guest->leaving != facts.move_id) return;
   forget(*guest, fmt::format("{} has left", facts.container));
 }
 
 void TunnelCutover::stay(const CutoverFacts& facts) {
+  if (facts.new_address) return;
   auto c = placements_.find(key_of(facts));
   if (!c) return;
   if (c->role == PlacedRole::kGuest && !c->next.empty()) {
@@ -196,7 +214,7 @@ Result<> TunnelCutover::check_free(const CutoverFacts& facts) const {
 }
 
 Result<std::string> TunnelCutover::judge_arrival(const CutoverFacts& facts) {
-  if (facts.addresses.empty()) return std::string();
+  if (facts.addresses.empty() || facts.new_address) return std::string();
   TS_TRY(check_free(facts));
   TS_TRY(paths_.interface_to(facts.source));
   auto addresses = join(facts.addresses, " and ");
@@ -257,7 +275,7 @@ void TunnelCutover::undo_arrival(const CutoverFacts& facts) {
 }
 
 Result<> TunnelCutover::commit(const CutoverFacts& facts) {
-  if (!at_home(facts)) return {};
+  if (!at_home(facts) || facts.new_address) return {};
   auto away = placements_.find(key_of(facts));
   if (!away) return {};
   auto led = network::lead_home(away->addresses, away->bridge);

@@ -49,6 +49,7 @@ class TunnelCutover final : public network::CutoverDriver {
   Result<> tell_removal(PlacedContainer guest);
   bool removed(const PlacedContainer& guest) const;
   Result<> tell_home(const PlacedContainer& guest, const std::string& next_fingerprint);
+  void end_addresses(const network::CutoverFacts& facts);
   void apply(std::string_view what);
   void forget(const PlacedContainer& c, std::string_view what);
 

@@ -18,6 +18,12 @@ bool same_container(const NamedContainer& a, const NamedContainer& b) {
   return a.home == b.home && a.home_id == b.home_id;
 }
 
+// `c` is what has become of `left`.
+bool succeeds(const NamedContainer& c, const NamedContainer& left) {
+  return left.leaving && !c.leaving && !c.before_id.empty() && c.before_home == left.home &&
+         c.before_id == left.home_id && c.name == left.name;
+}
+
 bool is_multicast(const IpAddress& a) { return a.is_v4() ? (a.data()[0] & 0xf0U) == 0xe0U : a.data()[0] == 0xffU; }
 
 bool is_unspecified(const IpAddress& a) {
@@ -27,6 +33,10 @@ bool is_unspecified(const IpAddress& a) {
 json to_json(const NamedContainer& c) {
   json j = {{"name", c.name}, {"home", c.home}, {"home_id", c.home_id}, {"since_ms", c.since_ms}};
   if (c.leaving) j["leaving"] = true;
+  if (!c.before_id.empty()) {
+    j["before_home"] = c.before_home;
+    j["before_id"] = c.before_id;
+  }
   j["addresses"] = json::array();
   for (const auto& a : c.addresses) j["addresses"].push_back(a.text());
   return j;
@@ -39,6 +49,8 @@ Result<NamedContainer> container_of(const json& j) {
   c.home_id = j.at("home_id").get<std::string>();
   c.since_ms = j.at("since_ms").get<int64_t>();
   c.leaving = j.value("leaving", false);
+  c.before_home = j.value("before_home", "");
+  c.before_id = j.value("before_id", "");
   for (const auto& text : j.at("addresses")) {
     TS_TRY_ASSIGN(auto address, IpAddress::parse(text.get<std::string>()));
     c.addresses.push_back(address);
@@ -71,7 +83,8 @@ std::string dns_label(std::string_view name, std::string* why) {
 std::string complaint(const NamedContainer& c) {
   if (!is_plain_name(c.name)) return "its name is none that a container can have";
   if (c.addresses.size() > kMaxAddresses) return fmt::format("it has more than {} addresses", kMaxAddresses);
-  if (c.home.size() > kMaxIdBytes || c.home_id.empty() || c.home_id.size() > kMaxIdBytes)
+  if (c.home.size() > kMaxIdBytes || c.home_id.empty() || c.home_id.size() > kMaxIdBytes ||
+      c.before_home.size() > kMaxIdBytes || c.before_id.size() > kMaxIdBytes)
     return "it has no id, or one that is too long";
   for (const auto& a : c.addresses)
     if (a.is_loopback() || is_multicast(a) || is_unspecified(a))
@@ -101,7 +114,24 @@ bool Directory::put(const std::string& node, const std::vector<NamedContainer>& 
   n.heard_ms = now_ms;
   bool same = std::ranges::equal(n.holders, holders, {}, &Holder::container, &Holder::container);
   n.holders = std::move(holders);
-  return !same || (!known && !n.holders.empty());
+  bool taken_over = take_over_places();
+  return !same || taken_over || (!known && !n.holders.empty());
+}
+
+// The words of the two nodes come in any order.
+bool Directory::take_over_places() {
+  bool any = false;
+  for (const auto& [left_on, before] : nodes_)
+    for (const auto& left : before.holders) {
+      if (!left.container.leaving) continue;
+      for (auto& [node, now] : nodes_)
+        for (auto& h : now.holders)
+          if (node != left_on && succeeds(h.container, left.container) && left.first_seen_ms < h.first_seen_ms) {
+            h.first_seen_ms = left.first_seen_ms;
+            any = true;
+          }
+    }
+  return any;
 }
 
 bool Directory::drop(const std::string& node) { return nodes_.erase(node) > 0; }
@@ -139,6 +169,7 @@ bool Directory::is_elsewhere(const NamedContainer& c, const std::string& than) c
     for (const auto& [there, first_seen] : node.holders) {
       if (there.leaving) continue;
       if (same_container(there, c) || (there.name == c.name && there.addresses == c.addresses)) return true;
+      if (succeeds(there, c)) return true;
     }
   }
   return false;

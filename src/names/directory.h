@@ -28,6 +28,10 @@ struct NamedContainer {
   std::string home_id;
   int64_t since_ms = 0;  // UNIX time, since when it has this name; 0: not known
   bool leaving = false;  // it has moved away a moment ago, and counts only until somebody else has it
+  // Who it was before it moved and got another address: another container to everybody, but with its place. Believed
+  // only while that one's own node says that it is leaving.
+  std::string before_home = {};
+  std::string before_id = {};
   bool operator==(const NamedContainer&) const = default;
 };
 
@@ -83,6 +87,7 @@ class Directory {
   };
   struct Claim;
   int64_t first_seen(const NamedContainer& c, int64_t now_ms) const;
+  bool take_over_places();
   std::vector<Claim> claims() const;
   bool is_elsewhere(const NamedContainer& c, const std::string& than) const;
 

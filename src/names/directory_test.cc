@@ -50,6 +50,58 @@ TEST(NamedContainer, WhatAPeerMayNotSay) {
   EXPECT_NE(complaint(good), "");
 }
 
+// redis of aws has moved to azure and has another address; gcp has one of that name as well, for longer than azure.
+TEST(Directory, WithANewAddressItTakesItsPlaceAlong) {
+  auto old = container("redis", "10.91.0.30", "A", "1");
+  auto now = container("redis", "10.92.0.2", "B", "9");
+  now.before_home = "A";
+  now.before_id = "1";
+  auto other = container("redis", "10.93.0.3", "C", "5");
+  auto leaving = old;
+  leaving.leaving = true;
+  for (bool source_first : {true, false}) {
+    Directory d("client");
+    d.put("aws", {old}, 1000);
+    d.put("gcp", {other}, 2000);
+    if (!source_first) {
+      d.put("azure", {now}, 3000);
+      EXPECT_THAT(text(d), HasSubstr("10.91.0.30 redis.transship ")) << "aws has not said that it leaves";
+      EXPECT_TRUE(d.put("aws", {leaving}, 3001));
+    } else {
+      EXPECT_TRUE(d.put("aws", {leaving}, 3000));
+      EXPECT_THAT(text(d), HasSubstr("10.91.0.30 redis.transship ")) << "no moment without";
+      EXPECT_TRUE(d.put("azure", {now}, 3001));
+    }
+    EXPECT_THAT(text(d), HasSubstr("10.92.0.2 redis.transship redis.azure.transship"));
+    EXPECT_THAT(text(d), ::testing::Not(HasSubstr("10.91.0.30")));
+    EXPECT_TRUE(d.has_moved(leaving));
+    Directory again("client");
+    ASSERT_TRUE(again.load_json(d.to_json(), 4000));
+    EXPECT_EQ(text(again), text(d));
+    d.put("aws", {}, 5000);
+    now.before_id.clear();
+    d.put("azure", {now}, 5001);
+    EXPECT_THAT(text(d), HasSubstr("10.92.0.2 redis.transship redis.azure.transship")) << "it keeps the place";
+    now.before_id = "1";
+  }
+}
+
+TEST(Directory, NobodyTakesThePlaceOfOneThatIsNotLeaving) {
+  Directory d("client");
+  d.put("aws", {container("redis", "10.91.0.30", "A", "1")}, 1000);
+  auto liar = container("redis", "10.92.0.2", "B", "9");
+  liar.before_home = "A";
+  liar.before_id = "1";
+  d.put("azure", {liar}, 2000);
+  EXPECT_THAT(text(d), HasSubstr("10.91.0.30 redis.transship "));
+  auto leaving = container("redis", "10.91.0.30", "A", "1");
+  leaving.leaving = true;
+  liar.name = "web";
+  d.put("azure", {liar}, 2001);
+  d.put("aws", {leaving}, 2002);
+  EXPECT_THAT(text(d), HasSubstr("10.91.0.30 redis.transship ")) << "nor by another name";
+}
+
 TEST(Directory, RecordsOfAllNodes) {
   Directory d("aws");
   auto both = container("dual", "10.0.0.1", "A", "1");

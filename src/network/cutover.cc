@@ -32,6 +32,7 @@ class HookDriver final : public CutoverDriver {
         "TRANSSHIP_CONTAINER=" + facts.container,     "TRANSSHIP_ADDRESSES=" + join(facts.addresses, " "),
         "TRANSSHIP_SOURCE=" + facts.source,           "TRANSSHIP_SOURCE_ADDRESS=" + facts.source_address,
         "TRANSSHIP_DESTINATION=" + facts.destination, "TRANSSHIP_DESTINATION_ADDRESS=" + facts.destination_address};
+    if (facts.new_address) c.env.push_back("TRANSSHIP_NEW_ADDRESSES=" + join(facts.new_addresses, " "));
     c.deadline = Deadline::in(limit_);
     c.max_output = 64 << 10;
     if (auto r = sys::run_ok(c); !r) {

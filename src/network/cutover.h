@@ -29,6 +29,9 @@ struct CutoverFacts {
   // On the destination: the engine that has it, and its id there.
   std::string engine = {};
   std::string engine_id = {};
+  // It gets an address of the destination's own: `addresses` end with the move, nothing leads to it by them.
+  bool new_address = false;
+  std::vector<std::string> new_addresses = {};  // once they are known
 };
 
 // Thread-safe. Every call ends within the driver's deadline, and may come again with the same facts after a crash. What
@@ -71,7 +74,8 @@ class CutoverDriver {
 
 // Runs `command` (program and arguments) with these in its environment: TRANSSHIP_EVENT=commit|rollback,
 // TRANSSHIP_MOVE_ID, TRANSSHIP_CONTAINER, TRANSSHIP_ADDRESSES (separated by spaces), TRANSSHIP_SOURCE,
-// TRANSSHIP_SOURCE_ADDRESS, TRANSSHIP_DESTINATION, TRANSSHIP_DESTINATION_ADDRESS. Exit code 0 is success. An empty
+// TRANSSHIP_SOURCE_ADDRESS, TRANSSHIP_DESTINATION, TRANSSHIP_DESTINATION_ADDRESS; TRANSSHIP_NEW_ADDRESSES only when it
+// gets new ones (empty when it was rolled back before it had them). Exit code 0 is success. An empty
 // command makes the driver "none". kInvalidArgument when the program does not exist or may not be run.
 Result<std::unique_ptr<CutoverDriver>> make_cutover_driver(const std::vector<std::string>& command,
                                                            milliseconds limit = milliseconds(10'000));

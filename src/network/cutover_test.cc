@@ -38,6 +38,19 @@ TEST(CutoverHook, GetsTheFactsInItsEnvironment) {
   std::filesystem::remove(file);
 }
 
+TEST(CutoverHook, HearsOfNewAddresses) {
+  auto file = (std::filesystem::temp_directory_path() / ("transship-hook-" + random_hex(6))).string();
+  auto driver = make_cutover_driver({"/bin/sh", "-c", "env | grep ADDRESSES= | sort > " + file});
+  ASSERT_TRUE(driver) << driver.error().message();
+  auto facts = kFacts;
+  facts.new_address = true;
+  facts.new_addresses = {"10.90.0.7", "2001:db8:9::7"};
+  ASSERT_TRUE((*driver)->commit(facts));
+  EXPECT_EQ(*sys::read_file(file),
+            "TRANSSHIP_ADDRESSES=10.88.0.3 2001:db8::3\nTRANSSHIP_NEW_ADDRESSES=10.90.0.7 2001:db8:9::7\n");
+  std::filesystem::remove(file);
+}
+
 TEST(CutoverHook, FailureQuotesWhatItSaid) {
   auto driver = make_cutover_driver({"/bin/sh", "-c", "echo no such route table >&2; exit 3"});
   auto r = (*driver)->commit(kFacts);

@@ -135,7 +135,7 @@ std::string entry_zone_rules(const Placement& p, bool local) {
     auto zone = fmt::format("ct zone set {}", zone_of(e.tunnel));
     for (const auto& [a, prefix] : e.addresses) {
       const auto* family = family_word(a);
-      out += fmt::format("{} {}\n", to_entry(e, a, local), zone);
+      if (!e.late) out += fmt::format("{} {}\n", to_entry(e, a, local), zone);
       if (local) continue;
       auto guests = guests_of(p, a.is_v4());
       auto back =
@@ -151,7 +151,7 @@ std::string entry_zone_rules(const Placement& p, bool local) {
 std::string entry_port_rules(const Placement& p, bool local) {
   std::string out;
   for (const auto& e : p.entries) {
-    if (e.shut) continue;
+    if (e.shut || e.late) continue;
     auto zone = e.tunnel.empty() ? "" : fmt::format("ct zone {} ", zone_of(e.tunnel));
     for (const auto& [a, prefix] : e.addresses)
       out += fmt::format("{}{} dnat {} to {}\n", zone, to_entry(e, a, local), family_word(a),
@@ -184,7 +184,7 @@ std::string entry_stray_rules(const Placement& p, bool out_of_here) {
 std::string entry_source_rules(const Placement& p) {
   std::string out;
   for (const auto& e : p.entries) {
-    if (e.shut) continue;
+    if (e.shut || e.late) continue;
     for (const auto& [a, prefix] : e.addresses) {
       const auto* family = family_word(a);
       auto neighbours = prefix == 0 ? "" : fmt::format("{} saddr {}/{}", family, a.text(), prefix);

@@ -30,6 +30,7 @@ struct EntryPort {
   uint16_t container_port = 0;
   std::string tunnel = {};  // interface to the container's home; empty: that is here
   bool shut = false;        // there is no way at the moment: clients wait, and are not told that nobody is here
+  bool late = false;        // the port leads elsewhere now: what its connections send last still comes from there
   auto operator<=>(const EntryPort&) const = default;
 };
 

@@ -27,7 +27,8 @@ constexpr unsigned kDeviceQueue = 16'384;   // packets that wait in the device w
 constexpr size_t kPacketCost = 64;          // of keeping one, besides its bytes
 constexpr uint32_t kForwardMetric = 7'000;  // worse than the route into the hold, which has none
 constexpr milliseconds kFlushLimit(5'000);
-constexpr milliseconds kStragglers(50);  // packets that were on their way to the device when its route went
+constexpr milliseconds kEndLimit(10'000);  // from drop() to refuse()
+constexpr milliseconds kStragglers(50);    // packets that were on their way to the device when its route went
 
 Result<> host_forwards(const IpAddress& a) {
   const char* path = a.is_v4() ? "/proc/sys/net/ipv4/ip_forward" : "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -179,6 +180,31 @@ class TunHold final : public PacketHold {
     return deliver(index, true, {}, options_.grace);
   }
 
+  Result<> drop() override {
+    MutexLock lock(mu_);
+    if (state_ != State::kHolding) return fail(Errc::kRefused, "no packets are held");
+    stats_.dropped_packets += queue_.size();
+    stats_.held_packets -= queue_.size();
+    queue_.clear();
+    queued_bytes_ = 0;
+    stats_.held_for_us = microseconds_since(began_);
+    remove_hold_routes_locked();
+    pass_to(kEndLimit);
+    return {};
+  }
+
+  Result<> refuse() override {
+    MutexLock lock(mu_);
+    if (state_ != State::kPassing) return fail(Errc::kRefused, "the hold is over");
+    forward_.clear();
+    for (const auto& a : addresses_) {
+      forward_.push_back({.to = a, .metric = kForwardMetric, .unreachable = true});
+      TS_TRY(netlink_.put_route(forward_.back()));
+    }
+    pass_to(options_.grace);
+    return {};
+  }
+
   HoldStats stats() const override {
     MutexLock lock(mu_);
     return stats_;
@@ -211,6 +237,12 @@ class TunHold final : public PacketHold {
     if (state_ == State::kFlushing)
       return fail(Errc::kTimeout, "{} packets are still kept after {} ms", queue_.size(), kFlushLimit.count());
     return {};
+  }
+
+  void pass_to(milliseconds end) REQUIRES(mu_) {
+    state_ = State::kPassing;
+    pass_until_ = Clock::now() + end;
+    wake();
   }
 
   void wake() const {

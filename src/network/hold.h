@@ -2,6 +2,7 @@
 //
 // States: prepared --begin--> holding --deliver_here--> done   (rollback)
 //                                     --deliver_to----> forwarding --grace--> done   (commit)
+//                                     --drop--refuse--> refusing   --grace--> done   (commit, and the address ends)
 // A lost segment costs its sender a retransmission timeout of 200 ms or more; a kept one costs the gap only.
 #pragma once
 #include <cstdint>
@@ -52,6 +53,12 @@ class PacketHold {
   virtual Result<> deliver_to(const std::string& destination_host) = 0;
   // The same by an interface that leads there and nowhere else (a tunnel).
   virtual Result<> deliver_through(const std::string& interface) = 0;
+  // Commit, and nobody has the addresses any more. Kept packets are dropped; new ones reach what is left of the
+  // container on this host, to which the ends of its connections are acknowledged.
+  virtual Result<> drop() = 0;
+  // And when that is through: for `grace` from the last call, whoever sends to the addresses is told at once that they
+  // are unreachable.
+  virtual Result<> refuse() = 0;
   virtual HoldStats stats() const = 0;
 };
 

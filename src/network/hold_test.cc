@@ -191,6 +191,34 @@ TEST_F(Hold, CommitSendsThemOnAndLateOnesToo) {
   hold.reset();
 }
 
+TEST_F(Hold, WithoutTheAddressKeptOnesAreDroppedAndSendersAreTold) {
+  Fd receiver;
+  box->in([&] { receiver = udp_at(kPort); });
+  // The word comes while connect() is still sending, since all is on one machine, and is taken at the second attempt.
+  prepare({.grace = milliseconds(2500)});
+  begin();
+  in_client([&](const Fd& s) { send_numbers(s, kBox, kPort, 1000, 5); });
+  ::usleep(20'000);
+  ASSERT_TRUE(hold->drop());
+  in_client([&](const Fd& s) { send_numbers(s, kBox, kPort, 0, 5); });
+  expect_row(received(receiver, 100), 5);
+  ASSERT_TRUE(hold->refuse());
+  EXPECT_THAT(host->sh("ip route"), HasSubstr("unreachable 10.88.0.5"));
+  client->in([&] {
+    Fd late(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    auto a = at(kBox, kPort);
+    EXPECT_EQ(::connect(late.get(), reinterpret_cast<sockaddr*>(&a), sizeof a), -1);
+    EXPECT_EQ(errno, EHOSTUNREACH) << errno_text(errno);
+  });
+  auto s = hold->stats();
+  EXPECT_EQ(s.dropped_packets, 5U);
+  EXPECT_EQ(s.held_packets, 0U);
+  auto deadline = Deadline::in(milliseconds(5000));
+  while (state_of_host() != before && !deadline.passed()) ::usleep(50'000);
+  EXPECT_EQ(state_of_host(), before) << "after the grace, before the destructor";
+  hold.reset();
+}
+
 TEST_F(Hold, PublishedPortsAreNotTranslatedTwice) {
   Fd receiver;
   box->in([&] { receiver = udp_at(kPort); });

@@ -60,8 +60,8 @@ Request<rtmsg> route_request(uint16_t type, uint16_t flags, const HostRoute& rou
   m.rtm_dst_len = static_cast<unsigned char>(route.to.bits());
   m.rtm_table = RT_TABLE_MAIN;
   m.rtm_protocol = route.protocol;
-  m.rtm_type = RTN_UNICAST;
-  m.rtm_scope = route.gateway || !route.to.is_v4() ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+  m.rtm_type = route.unreachable ? RTN_UNREACHABLE : RTN_UNICAST;
+  m.rtm_scope = route.gateway || route.unreachable || !route.to.is_v4() ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
   Request<rtmsg> r(type, flags, m);
   r.add_address(RTA_DST, route.to);
   if (route.interface != 0) r.add_u32(RTA_OIF, route.interface);
@@ -71,6 +71,7 @@ Request<rtmsg> route_request(uint16_t type, uint16_t flags, const HostRoute& rou
 }
 
 std::string describe(const HostRoute& r) {
+  if (r.unreachable) return fmt::format("route to {} as unreachable", r.to.text());
   return fmt::format("route to {} through interface {}", r.to.text(), r.interface);
 }
 

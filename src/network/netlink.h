@@ -20,6 +20,7 @@ struct HostRoute {
   std::optional<IpAddress> gateway = {};
   uint32_t metric = 0;
   uint8_t protocol = kProtocol;
+  bool unreachable = false;  // leads nowhere, and senders are told so
 };
 
 struct RouteAnswer {

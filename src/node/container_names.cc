@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "base/log.h"
 
@@ -165,6 +166,7 @@ Result<> ContainerNames::list(engine::Engine& engine, PerEngine& of) {
 void ContainerNames::identify(names::NamedContainer& c, const std::string& id) const {
   c.home = services_.identity.fingerprint().text();
   c.home_id = id;
+  std::tie(c.before_home, c.before_id) = services_.passing.predecessor(id);
   for (const auto& placed : placements_.all()) {
     if (placed.role != migrate::PlacedRole::kGuest || placed.engine_id != id) continue;
     c.home = placed.home;

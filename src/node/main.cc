@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/thread.h"
 #include "migrate/cpu_features.h"
+#include "migrate/entry_handover.h"
 #include "migrate/move_table.h"
 #include "node/config.h"
 #include "node/names_keeper.h"
@@ -179,6 +180,8 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   if (config.cutover_driver == "tunnel") services.cutover = std::move(owned_cutover);
   if (auto r = placements.load(); !r) TS_LOG_ERROR("network: {}", r.error().message());
   migrate::Exposer exposer(services, placements, exposures, *tunnel);
+  migrate::EntryHandover entries(services, placements, exposures, exposer);
+  services.entries = &entries;
   NetworkWatch network(placements, by_tunnel, *tunnel);
   migrate::MoveTable moves(services);
   resume(services, moves, unfinished);

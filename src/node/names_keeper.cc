@@ -34,7 +34,9 @@ Result<NamedContainer> from_proto(const peer::NamedContainer& said, const std::s
                    .home = said.home().empty() ? speaker : said.home(),
                    .home_id = said.home_id(),
                    .since_ms = said.since_unix_ms(),
-                   .leaving = said.leaving()};
+                   .leaving = said.leaving(),
+                   .before_home = said.before_home(),
+                   .before_id = said.before_id()};
   if (static_cast<size_t>(said.addresses_size()) > names::kMaxAddresses)
     return fail(Errc::kPeerProtocol, "it has more than {} addresses", names::kMaxAddresses);
   for (const auto& text : said.addresses()) {
@@ -202,6 +204,8 @@ void NamesKeeper::own_names(google::protobuf::RepeatedPtrField<peer::NamedContai
     said.set_home_id(c.home_id);
     said.set_since_unix_ms(c.since_ms);
     said.set_leaving(c.leaving);
+    said.set_before_home(c.before_home);
+    said.set_before_id(c.before_id);
   }
 }
 

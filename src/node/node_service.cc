@@ -118,9 +118,11 @@ class NodeService final : public local::Node::Service {
       auto session = wire::Session::connect(services_.identity, target, services_.settings.node,
                                             Deadline::in(kConnectLimit), cancel);
       if (session) tunnel_.met(request->peer());
+      migrate::PlanWishes wishes;
+      wishes.new_address = request->new_address();
       TS_TRY_ASSIGN(auto planned, migrate::make_plan(services_, request->container(), request->peer(),
                                                      session ? session->get() : nullptr,
-                                                     session ? "" : session.error().message(), {}, cancel));
+                                                     session ? "" : session.error().message(), wishes, cancel));
       *reply = migrate::to_reply(planned);
       (void)context;
       return {};
@@ -134,6 +136,7 @@ class NodeService final : public local::Node::Service {
       wanted.container = request->container();
       wanted.peer = request->peer();
       wanted.keep_source = request->keep_source();
+      wanted.new_address = request->new_address();
       wanted.max_bits_per_second = request->max_bits_per_second();
       TS_TRY_ASSIGN(wanted.memory, migrate::memory_options(*request));
       TS_TRY_ASSIGN(auto started, moves_.start(std::move(wanted)));

@@ -1,6 +1,7 @@
 #include "node/peer_service.h"
 
 #include "base/log.h"
+#include "migrate/entry_handover.h"
 #include "migrate/planner.h"
 
 namespace transship::node {
@@ -53,6 +54,8 @@ class ControlSession {
       case peer::Request::kPlaced: return done_if(cutover_.told(peer_.name, request.placed()));
       case peer::Request::kExpose: return done_if(exposer_.asked(peer_.name, request.expose()));
       case peer::Request::kEntry: return done_if(exposer_.told(peer_.name, request.entry()));
+      case peer::Request::kHandover: return handover(request.handover());
+      case peer::Request::kSettled: return settled(request.settled().move_id());
       case peer::Request::kNames: return names_.answer(peer_.name, request.names());
       default: return about_the_move(request);
     }
@@ -108,6 +111,16 @@ class ControlSession {
     reply.mutable_fill()->set_complete(ended.has_value());
     if (!ended) reply.mutable_fill()->set_lost(ended.error().message());
     return reply;
+  }
+  Result<peer::Reply> handover(const peer::HandoverRequest& request) {
+    peer::Reply reply;
+    TS_TRY_ASSIGN(*reply.mutable_handover(), services_.entries->asked(peer_.name, request));
+    return reply;
+  }
+  // One that is not known any more has settled long ago.
+  Result<peer::Reply> settled(const std::string& move_id) {
+    if (auto move = moves_.find(move_id, peer_.name); move) move->wait_settled();
+    return done();
   }
   Result<peer::Reply> about_the_move(const peer::Request& request) {
     if (!move_) return fail(Errc::kPeerProtocol, "this request needs a reservation first");

@@ -30,14 +30,15 @@ void fill_in(const PlanInput& in, Rows& rows) {
                 "it is asked again before anything moves");
   };
   fill("name", c.name);
-  fill("address", join(c.addresses, ", "));
+  if (!in.new_address) fill("address", join(c.addresses, ", "));
   fill("host-port", ports_text(c));
 }
 
 // Connections that came in through a published port are translated by this host's firewall. The cutover moves the route
 // of the container's own address; packets for the host's address go on arriving here.
 void judge_published_ports(const PlanInput& in, Rows& rows) {
-  if (in.container.host_ports.empty() || in.abilities.published_ports_follow) return;
+  // With a new address everybody's connections end, and the ports are the destination's.
+  if (in.container.host_ports.empty() || in.abilities.published_ports_follow || in.new_address) return;
   uint32_t connections = 0;
   for (const auto& [port, count] : in.tasks.established_by_port) {
     bool published = std::ranges::any_of(
@@ -59,6 +60,7 @@ void judge_place(const PlanInput& in, Rows& rows) {
   for (const auto& row : in.destination_rows)
     if (row.check != "cpu-features") rows.add(row);
   judge_published_ports(in, rows);
+  if (in.new_address) judge_new_address(in, rows);
 }
 
 }  // namespace transship::plan

@@ -94,6 +94,9 @@ struct PlanInput {
   // ("cpu-features"). `destination_judged`: it was asked and answered; then what it has no row for is fine.
   bool destination_judged = false;
   std::vector<Row> destination_rows;
+  // It gets an address of the destination's own, and these lead to it as before: "openstack:7379/tcp".
+  bool new_address = false;
+  std::vector<std::string> entries = {};
 };
 
 struct PlanResult {

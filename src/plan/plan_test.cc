@@ -410,5 +410,63 @@ TEST(Plan, ObjectionsForAListAreOnlyWhatBlocks) {
   EXPECT_EQ(source_objections(in.container, nullptr, in.source).size(), 1U);
 }
 
+PlanInput new_address_input() {
+  PlanInput in = good_input();
+  in.new_address = true;
+  in.tasks.tcp_hosts = 2;
+  return in;
+}
+
+TEST(PlanNewAddress, SaysWhoseConnectionsEndAndWhichEntriesStay) {
+  auto in = new_address_input();
+  EXPECT_EQ(verdict_of(in, "new-address"), Verdict::kWarn);
+  EXPECT_THAT(found_of(in, "new-address"), HasSubstr("10.88.0.5 ends, azure gives it another one"));
+  EXPECT_THAT(found_of(in, "new-address"), HasSubstr("4 established connections with 2 hosts will be closed"));
+  EXPECT_EQ(verdict_of(in, "address"), Verdict::kInvalid) << "whether the old one is free there is no matter";
+  EXPECT_THAT(find(make_plan(in).rows, "new-address")->remedy, HasSubstr("redis.transship"));
+  in.entries = {"aws:7379/tcp", "openstack:7379/tcp"};
+  EXPECT_THAT(found_of(in, "new-address"),
+              HasSubstr("aws:7379/tcp, openstack:7379/tcp lead to it as before, for new connections"));
+  in.tasks.tcp_established = 1;
+  in.tasks.tcp_hosts = 1;
+  EXPECT_THAT(found_of(in, "new-address"), HasSubstr("1 established connection with 1 host will be closed"));
+}
+
+TEST(PlanNewAddress, WithoutConnectionsItIsFine) {
+  auto in = new_address_input();
+  in.tasks.tcp_established = in.tasks.tcp_hosts = 0;
+  EXPECT_EQ(verdict_of(in, "new-address"), Verdict::kOk);
+  EXPECT_FALSE(make_plan(in).blocked);
+  in.container.addresses.clear();
+  EXPECT_EQ(verdict_of(in, "new-address"), Verdict::kOk);
+}
+
+TEST(PlanNewAddress, SocketsOfTheOldAddressBlock) {
+  auto in = new_address_input();
+  in.tasks.bound_to_address = {"TCP 10.88.0.5:6379"};
+  EXPECT_EQ(verdict_of(in, "bound-address"), Verdict::kBlock);
+  EXPECT_THAT(found_of(in, "bound-address"), HasSubstr("TCP 10.88.0.5:6379 is bound"));
+  EXPECT_THAT(find(make_plan(in).rows, "bound-address")->remedy, HasSubstr("0.0.0.0"));
+  in.new_address = false;
+  EXPECT_EQ(verdict_of(in, "bound-address"), Verdict::kInvalid) << "with its address it moves";
+  EXPECT_EQ(verdict_of(in, "new-address"), Verdict::kInvalid);
+}
+
+TEST(PlanNewAddress, PublishedPortsAreTheDestinationsFromThenOn) {
+  auto in = new_address_input();
+  in.container.host_ports = {{"", 8080, 6379, "tcp"}};
+  for (bool follow : {false, true}) {
+    in.abilities.published_ports_follow = follow;
+    EXPECT_EQ(verdict_of(in, "published-ports"), Verdict::kWarn);
+    EXPECT_THAT(found_of(in, "published-ports"), HasSubstr("8080/tcp: published by azure"));
+  }
+}
+
+TEST(PlanNewAddress, WhatTheEngineCannotDoBlocks) {
+  auto in = new_address_input();
+  in.destination_rows.push_back({"new-address", Verdict::kBlock, "a plain bundle", "without --new-ip"});
+  EXPECT_TRUE(make_plan(in).blocked);
+}
+
 }  // namespace
 }  // namespace transship::plan

@@ -37,6 +37,8 @@ void judge_source(const NodeFacts& source, Rows& rows);
 void judge_hosts(const PlanInput& input, Rows& rows);
 // Memory, space, load; what is predicted to be needed against what is there.
 void judge_room(const PlanInput& input, const Prediction& prediction, Rows& rows);
+// What becomes of clients when it gets another address.
+void judge_new_address(const PlanInput& input, Rows& rows);
 // Names, ports, addresses on the destination, in its own words; and what follows for clients.
 void judge_place(const PlanInput& input, Rows& rows);
 

@@ -1,6 +1,10 @@
 #include "sys/proc_text.h"
 
+#include <arpa/inet.h>
+
+#include <array>
 #include <charconv>
+#include <cstring>
 
 #include "base/text.h"
 
@@ -56,6 +60,27 @@ bool is_loopback(std::string_view ip) {
   // Each 32-bit word is printed in the host's byte order: on little-endian machines 127.x is the last byte of four.
   if (ip.size() == 8) return ip.ends_with("7F");
   return ip == "00000000000000000000000001000000" || (ip.starts_with("0000000000000000FFFF0000") && ip.ends_with("7F"));
+}
+
+// Those of IPv4 in IPv6 as IPv4; empty when it is none.
+std::string address_text(std::string_view ip) {
+  if (ip.size() != 8 && ip.size() != 32) return {};
+  std::array<uint32_t, 4> parts = {};
+  for (size_t i = 0; i < ip.size() / 8; ++i)
+    if (!number(ip.substr(8 * i, 8), parts[i], 16)) return {};
+  std::array<char, INET6_ADDRSTRLEN> text = {};
+  bool mapped = ip.starts_with("0000000000000000FFFF0000");
+  const void* bytes = mapped ? &parts[3] : parts.data();
+  if (::inet_ntop(ip.size() == 8 || mapped ? AF_INET : AF_INET6, bytes, text.data(), text.size()) == nullptr) return {};
+  return text.data();
+}
+
+bool is_one_address(std::string_view ip) {
+  auto text = address_text(ip);
+  if (text.empty() || text == "0.0.0.0" || text == "::" || is_loopback(ip)) return false;
+  if (text.contains(':')) return !text.starts_with("ff");
+  auto first = leading_number(text);
+  return first < 224;
 }
 
 }  // namespace
@@ -162,6 +187,9 @@ std::vector<InetSocket> parse_inet_sockets(std::string_view text) {
     s.remote_port = remote.port;
     s.within_host = is_loopback(remote.ip) || is_loopback(local.ip) || (remote.port != 0 && local.ip == remote.ip);
     s.inode = leading_number(w[9]);
+    s.bound = is_one_address(local.ip);
+    s.local_ip = address_text(local.ip);
+    s.remote_ip = address_text(remote.ip);
     sockets.push_back(s);
   });
   return sockets;

@@ -52,6 +52,9 @@ struct InetSocket {
   uint32_t state = 0;        // TCP_ESTABLISHED 1, TCP_SYN_RECV 3, TCP_LISTEN 10
   uint64_t queue = 0;        // receive queue; of a listening socket: connections not accepted yet
   uint64_t inode = 0;
+  bool bound = false;    // to one address of the host, not loopback and not multicast
+  std::string local_ip;  // as text
+  std::string remote_ip;
 };
 std::vector<InetSocket> parse_inet_sockets(std::string_view text);
 

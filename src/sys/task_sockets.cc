@@ -13,6 +13,8 @@ namespace {
 constexpr uint32_t kEstablished = 1;
 constexpr uint32_t kSynReceived = 3;
 constexpr uint32_t kListening = 10;
+constexpr uint32_t kUnconnected = 7;  // of a datagram socket
+constexpr size_t kMaxBound = 5;
 
 // Tables of /proc/PID/net that name what a kernel without "system.sockprotoname" (or a recorded tree) cannot say.
 constexpr std::pair<const char*, const char*> kTables[] = {{"raw", "RAW"}, {"raw6", "RAWv6"}, {"packet", "PACKET"}};
@@ -51,17 +53,36 @@ void count_connection(TaskProbe& probe, const InetSocket& s) {
   ++probe.out.established_by_port[s.local_port];
 }
 
-void probe_tcp(TaskProbe& probe) {
+std::vector<InetSocket> read_sockets(TaskProbe& probe, std::string_view protocol,
+                                     std::initializer_list<const char*> tables) {
   std::vector<InetSocket> all;
-  for (const char* table : {"net/tcp", "net/tcp6"}) {
+  for (const char* table : tables) {
     auto text = read_file(probe.path(probe.init, table), 64U << 20);
     // No IPv6 in the kernel: no tcp6.
     if (!text && text.error().sys_errno() != ENOENT)
-      probe.unreadable(fmt::format("TCP sockets of process {}: {}", probe.init, text.error().message()));
+      probe.unreadable(fmt::format("{} sockets of process {}: {}", protocol, probe.init, text.error().message()));
     if (!text) continue;
     auto some = parse_inet_sockets(*text);
     all.insert(all.end(), some.begin(), some.end());
   }
+  return all;
+}
+
+void note_bound(TaskProbe& probe, std::string_view protocol, const InetSocket& s) {
+  auto& list = probe.out.bound_to_address;
+  if (!s.bound || list.size() >= kMaxBound) return;
+  auto shown = s.local_ip.contains(':') ? "[" + s.local_ip + "]" : s.local_ip;
+  list.push_back(fmt::format("{} {}:{}", protocol, shown, s.local_port));
+}
+
+void probe_udp(TaskProbe& probe) {
+  for (const auto& s : read_sockets(probe, "UDP", {"net/udp", "net/udp6"}))
+    if (s.inode != 0 && probe.sockets.contains(s.inode) && s.state == kUnconnected) note_bound(probe, "UDP", s);
+}
+
+void probe_tcp(TaskProbe& probe) {
+  auto all = read_sockets(probe, "TCP", {"net/tcp", "net/tcp6"});
+  std::set<std::string> hosts;
   std::set<uint16_t> listening;
   for (const auto& s : all) {
     auto owner = probe.sockets.find(s.inode);
@@ -69,10 +90,14 @@ void probe_tcp(TaskProbe& probe) {
     if (s.state == kListening) {
       listening.insert(s.local_port);
       ++probe.out.tcp_listening;
+      note_bound(probe, "TCP", s);
       if (s.queue > 0) probe.note(Trait::kBacklog, owner->second, fmt::format("port {}", s.local_port), s.queue);
     }
-    if (s.state == kEstablished) count_connection(probe, s);
+    if (s.state != kEstablished) continue;
+    count_connection(probe, s);
+    if (!s.within_host) hosts.insert(s.remote_ip);
   }
+  probe.out.tcp_hosts = static_cast<uint32_t>(hosts.size());
   // Handshakes have no inode yet: they belong to whoever listens on their port.
   for (const auto& s : all)
     if (s.state == kSynReceived && listening.contains(s.local_port))
@@ -100,6 +125,7 @@ void probe_sockets(TaskProbe& probe) {
   read_tables(probe);
   for (const auto& [inode, protocol] : probe.socket_protocol) note_protocol(probe, probe.sockets[inode], protocol);
   probe_tcp(probe);
+  probe_udp(probe);
   probe_unix(probe);
 }
 

@@ -231,6 +231,30 @@ TEST_F(RecordedTree, ThirtyTwoBits) {
   EXPECT_EQ(count(inspect(), Trait::k32Bit), 1U);
 }
 
+TEST_F(RecordedTree, SocketsOfOneAddress) {
+  for (int i = 0; i < 8; ++i) fd(3 + i, fmt::format("socket:[{}]", 900 + i));
+  const std::string head =
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+  const std::string none = "00000000:0000";
+  int next = 900;
+  auto line = [&](const std::string& local, const std::string& remote, const char* state) {
+    return fmt::format(" 0: {} {} {} 00000000:00000000 00:00000000 00000000 0 0 {} 1 0 100 0 0 10 0\n", local, remote,
+                       state, next++);
+  };
+  put("100/net/tcp", head + line("0300580A:18EB", none, "0A") +  // 10.88.0.3
+                         line("0100007F:18EC", none, "0A"));     // loopback
+  put("100/net/tcp6",
+      head + line("000000FD000000000000000003000000:0050", "00000000000000000000000000000000:0000", "0A"));
+  put("100/net/udp", head + line("0300580A:0035", none, "07") +          // without a peer
+                         line("0300580A:0036", "0200020A:0035", "01") +  // with one: it is chosen anew
+                         line("010000E0:14E9", none, "07") +             // multicast
+                         line("00000000:0044", none, "07"));
+  put("100/net/udp6",
+      head + line("0000000000000000FFFF00000300580A:0037", "00000000000000000000000000000000:0000", "07"));
+  EXPECT_THAT(inspect().bound_to_address,
+              ::testing::ElementsAre("TCP 10.88.0.3:6379", "TCP [fd00::3]:80", "UDP 10.88.0.3:53", "UDP 10.88.0.3:55"));
+}
+
 TEST_F(RecordedTree, TcpConnections) {
   fd(3, "socket:[900]");
   fd(4, "socket:[901]");
@@ -259,6 +283,8 @@ TEST_F(RecordedTree, TcpConnections) {
   EXPECT_EQ(f.tcp_established, 1U);
   EXPECT_EQ(f.tcp_loopback, 1U);
   EXPECT_EQ(f.established_by_port.at(0x18EB), 1U);
+  EXPECT_EQ(f.tcp_hosts, 1U);
+  EXPECT_TRUE(f.bound_to_address.empty()) << "it listens on all addresses";
   EXPECT_EQ(count(f, Trait::kSynReceived), 1U);
   ASSERT_EQ(count(f, Trait::kBacklog), 1U);
   EXPECT_EQ(f.find(Trait::kBacklog)->amount, 2U);

@@ -21,11 +21,13 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kPlaced:
     case Q::kExpose:
     case Q::kEntry:
+    case Q::kSettled:
     case Q::kAbort: return R::kDone;
     case Q::kArm: return R::kAtGate;
     case Q::kFill: return R::kFill;
     case Q::kTunnel: return R::kTunnel;
     case Q::kNames: return R::kNames;
+    case Q::kHandover: return R::kHandover;
     case Q::kRestore: return R::kParked;
     case Q::kCommit: return R::kRunning;
     case Q::kDecision: return R::kDecision;

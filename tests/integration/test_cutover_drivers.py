@@ -3,7 +3,7 @@
 import pytest
 
 from demokit.runc_subject import RuncRedis
-from labkit import services
+from labkit import deploy, services
 from moving import DONE, RunningMove, Scene, move
 from test_daemon_killed import kill_daemon, start_daemon
 from test_tunnel_moves import check_clients, done, placed
@@ -69,6 +69,28 @@ def test_a_plain_bundle(make, hosts, driver):
         done(move(source, s.redis.reference, destination.name))
         runs_only_on(s, destination)
     check_clients(s.load)
+
+
+def test_with_a_new_address(make, hosts, driver):
+    """The hook hears of it; with the tunnel nobody in between has anything to do with it."""
+    aws, azure, _ = hosts
+    s = make(clients=0)
+    summary = done(move(aws, "redis", "azure", "--new-ip"))
+    old, (new,) = s.redis.address, summary["new_addresses"]
+    assert summary["old_addresses"] == [old] and new != old
+    try:
+        if b'driver = "hook"' in aws.get(deploy.CONFIG):
+            assert driver.routes()[new] == driver.host("azure").record["address"] and driver.routes()[old] != driver.routes()[new]
+        else:
+            assert new not in driver.routes()
+            driver.route(new, "azure")
+        driver.unroute(old)
+        s.redis.address = new
+        runs_only_on(s, azure)
+        assert s.redis.mark(azure) == "kept"
+    finally:
+        driver.unroute(new)
+        s.redis.remove(azure)
 
 
 def test_a_move_that_is_given_up(make, hosts):
