@@ -37,6 +37,8 @@ struct Settings {
   criu::MethodFinding memory_method;
 };
 
+class MovingListener;
+
 struct Services {
   Settings settings;
   wire::Identity identity;
@@ -45,6 +47,7 @@ struct Services {
   std::unique_ptr<network::CutoverDriver> cutover;
   plan::ReservationBook reservations{};
   Passing passing{};
+  MovingListener* moving = nullptr;  // set before anything moves; may stay null
 
   // kNotFound names the engines there are.
   Result<engine::Engine*> engine(std::string_view name) const;

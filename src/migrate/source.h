@@ -10,6 +10,7 @@
 #include "memory/image_sender.h"
 #include "migrate/live_memory.h"
 #include "migrate/memory_options.h"
+#include "migrate/moving_notice.h"
 #include "migrate/page_pusher.h"
 #include "migrate/peer_session.h"
 #include "migrate/phase.h"
@@ -96,6 +97,7 @@ class SourceMove {
   Result<> confirm_commit(PeerSession& session);
   Result<> cleanup();
   void end_source_tasks();
+  void notice_begins();
   void fill_memory(local::Summary& summary) const;
 
   // What was measured, within the limit.
@@ -165,7 +167,8 @@ class SourceMove {
   std::vector<network::Connection> connections_;
   peer::Parked parked_;
   peer::Running running_;
-  network::CutoverFacts cutover_;  // from the plan on
+  network::CutoverFacts cutover_;         // from the plan on
+  std::unique_ptr<MovingNotice> notice_;  // from just before the freeze until it runs again
   std::vector<std::string> warnings_;
 };
 

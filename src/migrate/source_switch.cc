@@ -73,6 +73,7 @@ Result<> SourceMove::get_ready() {
 }
 
 void SourceMove::undo_ready() {
+  notice_.reset();
   services_.cutover->stay(cutover_);
   breakpoints_.reset();
   images_.reset();
@@ -92,6 +93,7 @@ void SourceMove::undo_ready() {
 Result<> SourceMove::freeze_and_dump() {
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
+  notice_begins();
   frozen_bytes_ = lanes_->counters().payload_bytes;
   urgent_ = std::make_unique<sys::Urgent>();
   reporter_.gap_begins();
@@ -137,6 +139,7 @@ void SourceMove::keep_unread() {
 
 void SourceMove::undo_freeze() {
   urgent_.reset();
+  if (notice_) notice_->end();
   if (!frozen_) return;
   frozen_ = false;
   // First of all the container runs again.
@@ -296,6 +299,7 @@ Result<> SourceMove::release() {
   urgent_.reset();
   lead_to_destination(told.has_value());
   services_.passing.leave(planned_.survey.container.id, true);
+  if (notice_ && told) notice_->end();
   memory_.reset();
   if (!follow_) {
     end_source_tasks();
@@ -355,6 +359,7 @@ Result<> SourceMove::tell_commit() {
 
 Result<> SourceMove::cleanup() {
   services_.cutover->settled(cutover_);
+  notice_.reset();
   session_.reset();
   dump_.reset();
   breakpoints_.reset();
