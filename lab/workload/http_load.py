@@ -1,4 +1,5 @@
-"""Requests over connections that stay, until a line comes on standard input: ADDRESS PORT CONNECTIONS.
+"""Requests over connections that stay, until a line comes on standard input: ADDRESS PORT CONNECTIONS. And five times a second a new
+connection with one request, whatever becomes of the others.
 
 Says `ready` when each connection has had an answer. At the end one line of JSON: `requests`, `failures` (the first ones, with the
 time of the monotonic clock), `statuses`, `names` (which container has answered how often), `closed` (connections that the other end
@@ -8,20 +9,24 @@ closed after an answer), `longest_ms`.
 import collections
 import http.client
 import json
+import select
 import sys
 import threading
 import time
 
 
 class Connection:
-    def __init__(self, address, port, stop):
-        self.address, self.port, self.stop = address, port, stop
+    def __init__(self, address, port, stop, once=False):
+        self.address, self.port, self.stop, self.once = address, port, stop, once
         self.failures, self.statuses, self.names = [], collections.Counter(), collections.Counter()
         self.closed, self.longest, self.answered = 0, 0.0, threading.Event()
 
     def run(self):
         connection = None
         while not self.stop.is_set():
+            if self.once and self.answered.is_set():
+                connection.close() if connection else None
+                return
             begin = time.monotonic()
             try:
                 if connection is None:
@@ -55,7 +60,10 @@ def main():
     for c in all_of_them:
         c.answered.wait(30)
     print("ready", flush=True)
-    sys.stdin.readline()
+    while not select.select([sys.stdin], [], [], 0.2)[0]:
+        all_of_them.append(Connection(address, port, stop, once=True))
+        threads.append(threading.Thread(target=all_of_them[-1].run))
+        threads[-1].start()
     stop.set()
     for t in threads:
         t.join()

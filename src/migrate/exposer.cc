@@ -451,7 +451,7 @@ void Exposer::look_after(Exposure e) {
 // What it knows it is told now and then all the same: it may have been without this peer for a while.
 bool Exposer::due(const Exposure& e) {
   MutexLock lock(mu_);
-  if (is_draining(e)) return true;
+  if (is_draining(e)) return false;  // keep_up_draining()
   auto [at, fresh] = next_try_.try_emplace(e.key(), Clock::now() + kRetryEvery);
   if (fresh) return !e.entry_knows || e.ending;
   if (at->second > Clock::now()) return false;

@@ -78,6 +78,8 @@ class Exposer final : public MovingListener {
   std::vector<std::string> missing_http() const;
   // HTTP entries of this node. Twice a second.
   void keep_up_http();
+  // As the home: asks entries whether requests of those that are ending still run. Every second.
+  void keep_up_draining();
 
   // Ends what belongs to containers and peers that are gone, tells entries what they have not heard. Now and then.
   void keep_up();

@@ -59,6 +59,12 @@ void Exposer::keep_up_http() {
   }
 }
 
+void Exposer::keep_up_draining() {
+  for (const auto& e : exposures_.all())
+    if (exposures_.is_home(e) && !exposures_.is_entry(e) && is_draining(e) && !node_with(e.entry).empty())
+      tell_again(e);
+}
+
 std::vector<std::string> Exposer::missing_http() const {
   return http_ != nullptr ? http_->missing() : std::vector<std::string>();
 }

@@ -21,7 +21,7 @@ using nlohmann::json;
 // Of inner_address(): below the ports that connections begin from.
 constexpr uint16_t kFirstInnerPort = 20'000;
 constexpr uint16_t kLastInnerPort = 29'999;
-// Homes look every 5 s.
+// Homes ask every second, and put it into the kernel every 30 s at least.
 constexpr milliseconds kHearLimit{10'000};
 
 Result<Exposure> exposure_of(const json& j) {

@@ -28,6 +28,7 @@ namespace {
 
 constexpr milliseconds kGarbageEvery{30'000};
 constexpr milliseconds kExposuresEvery{5'000};
+constexpr milliseconds kDrainingEvery{1'000};
 constexpr milliseconds kHttpEvery{500};
 constexpr milliseconds kProbeLimit{5000};
 constexpr int kDescriptors = 4096;
@@ -213,7 +214,13 @@ Result<> serve(const Config& config, const sigset_t& signals) {
     while (sleep_for(kGarbageEvery, stop)) collect_garbage(services);
   });
   Thread exposing("exposing", [&] {
-    while (sleep_for(kExposuresEvery, stop)) exposer.keep_up();
+    auto next = Deadline::in(kExposuresEvery);
+    while (sleep_for(kDrainingEvery, stop)) {
+      exposer.keep_up_draining();
+      if (!next.passed()) continue;
+      exposer.keep_up();
+      next = Deadline::in(kExposuresEvery);
+    }
   });
   Thread http_entries("http", [&] {
     do {
