@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -73,9 +74,14 @@ void cut_log(const GatewayOptions& o, uint16_t port) {
 
 // Not root's: who finds a hole in it is nobody. Debian's package makes a user for it.
 ProcessUser user_for_it() {
-  const auto* user = ::getpwnam("haproxy");
-  if (user == nullptr) user = ::getpwnam("nobody");
-  return user == nullptr ? ProcessUser{65534, 65534} : ProcessUser{user->pw_uid, user->pw_gid};
+  for (const char* name : {"haproxy", "nobody"}) {
+    passwd user = {};
+    passwd* found = nullptr;
+    std::array<char, 4096> text;
+    if (::getpwnam_r(name, &user, text.data(), text.size(), &found) == 0 && found != nullptr)
+      return {user.pw_uid, user.pw_gid};
+  }
+  return {65534, 65534};
 }
 
 Result<> make_directories(const GatewayOptions& o) {

@@ -15,7 +15,6 @@ namespace transship::migrate {
 namespace {
 
 using network::ExposedAddress;
-using network::IpAddress;
 
 constexpr milliseconds kCallLimit{5'000};
 // Room for an entry that is asked meanwhile by the home that we ask.

@@ -1,4 +1,5 @@
 // What is special of HTTP entries: one port leads to several containers, by a HAProxy, which hears of their moves.
+#include <algorithm>
 #include <vector>
 
 #include "base/log.h"
@@ -112,6 +113,7 @@ void Exposer::pause_entries(const std::string& container, bool paused) {
       entries.push_back(entry);
   }
   std::vector<Thread> tellers;
+  tellers.reserve(entries.size());
   for (const auto& entry : entries)
     tellers.emplace_back("pause-tell", [this, &request, entry] {
       bool no_answer = false;

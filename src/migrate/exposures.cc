@@ -146,6 +146,7 @@ Result<> Exposures::load() {
 std::vector<Exposure> Exposures::all() const {
   MutexLock lock(mu_);
   std::vector<Exposure> list;
+  list.reserve(known_.size());
   for (const auto& [key, e] : known_) list.push_back(e);
   return list;
 }

@@ -18,6 +18,13 @@ network::IpAddress way_to(const Exposure& e) {
 
 }  // namespace
 
+std::vector<gateway::Backend> HttpEntries::backends_of(const std::vector<Behind>& behind) {
+  std::vector<gateway::Backend> all;
+  all.reserve(behind.size());
+  for (const auto& b : behind) all.push_back(b.backend);
+  return all;
+}
+
 bool HttpEntries::is_paused(const std::string& key) const {
   MutexLock lock(mu_);
   auto found = paused_.find(key);
@@ -66,8 +73,7 @@ Result<> HttpEntries::bring_up(uint16_t port, const std::vector<Behind>& behind)
   auto health = behind.empty() ? std::string() : behind.front().exposure.health;
   if (!entry.process || entry.process->entry().health != health)
     entry.process = std::make_unique<gateway::Haproxy>(options_, gateway::Entry{port, health});
-  std::vector<gateway::Backend> backends;
-  for (const auto& b : behind) backends.push_back(b.backend);
+  auto backends = backends_of(behind);
   Result<> done;
   if (!gateway::has_inner_addresses(options_.ipv6)) done = gateway::put_inner_addresses(options_.ipv6);
   if (done) done = entry.process->keep(backends);
@@ -84,8 +90,7 @@ Result<> HttpEntries::bring_up(uint16_t port, const std::vector<Behind>& behind)
 }
 
 Result<> HttpEntries::balance(OneEntry& entry, const std::vector<Behind>& behind) {
-  std::vector<gateway::Backend> backends;
-  for (const auto& b : behind) backends.push_back(b.backend);
+  auto backends = backends_of(behind);
   TS_TRY_ASSIGN(auto before, entry.process->servers());
   auto commands = gateway::changes(backends, before);
   // What has just come may still have to be paused: whether there are others is known only now.

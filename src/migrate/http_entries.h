@@ -47,6 +47,7 @@ class HttpEntries {
     gateway::Backend backend;
   };
   std::map<uint16_t, std::vector<Behind>> wanted() const;
+  static std::vector<gateway::Backend> backends_of(const std::vector<Behind>& behind);
   Result<> bring_up(uint16_t port, const std::vector<Behind>& behind) REQUIRES(working_);
   Result<> balance(OneEntry& entry, const std::vector<Behind>& behind) REQUIRES(working_);
   void take_down(uint16_t port) REQUIRES(working_);

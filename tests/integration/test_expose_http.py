@@ -186,7 +186,13 @@ def test_it_lasts_over_daemons_and_haproxies(webs, hosts):  # noqa: F811
         start_daemon(host)
     wait_states(openstack, web1="up", web2="up")
     assert haproxy_pid(openstack) == pid
-    check_load(load, {"web1", "web2"})
+    # One with another configuration, of an older version for example, hands its port on. Its clients are told to begin anew.
+    openstack.run(f"sed -i 's/^global/# older\\nglobal/' {DIRECTORY}/{ENTRY}.cfg")
+    services.wait_until("another HAProxy", lambda: haproxy_pid(openstack) not in ("", pid))
+    services.wait_until("the end of the old one", lambda: openstack.run(["test", "-d", f"/proc/{pid}"], check=False).returncode != 0)
+    wait_states(openstack, web1="up", web2="up")
+    pid = haproxy_pid(openstack)
+    check_load(load, {"web1", "web2"}, closed=8)
     begin = time.monotonic()
     openstack.run(["kill", "-KILL", pid])
     services.wait_until("another HAProxy", lambda: get(client, openstack)[0] == 200)
