@@ -23,11 +23,12 @@ MAY_USE = {
     "memory": "base sys wire criu",
     "network": "base sys",
     "names": "base sys network",
+    "gateway": "base sys network",
     "storage": "base sys wire",
     "state": "base",
     "plan": "base",
-    "migrate": "base sys plan wire criu engine gate memory network storage state proto",
-    "node": "base sys plan migrate criu engine gate memory network names storage state wire proto",
+    "migrate": "base sys plan wire criu engine gate memory network gateway storage state proto",
+    "node": "base sys plan migrate criu engine gate memory network names gateway storage state wire proto",
     "cli": "base proto",
 }
 

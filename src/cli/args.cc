@@ -86,6 +86,11 @@ std::string check_entry(const std::string& text) {
   auto entry = parse_entry(text);
   return entry ? std::string() : entry.error().message();
 }
+// The daemon says exactly what may be in it.
+std::string check_health(const std::string& text) {
+  bool good = text.starts_with('/') && std::ranges::all_of(text, [](unsigned char c) { return c > ' ' && c < 0x7f; });
+  return good ? std::string() : fmt::format("\"{}\" is not a path: it begins with /", text.substr(0, 64));
+}
 std::string check_entry_port(const std::string& text) {
   auto entry = parse_entry_port(text);
   return entry ? std::string() : entry.error().message();
@@ -283,19 +288,24 @@ struct Parser {
   void add_expose() {
     CLI::App* expose =
         sub(app, "expose", "Lead a port of a node to a container, wherever it moves",
-            "Clients connect to NODE:PORT; a move changes nothing for them, open connections included.\n\n"
+            "Clients connect to NODE:PORT; a move changes nothing for them, open connections included.\n"
+            "With /http several containers may be behind one NODE:PORT; requests go to those that answer.\n\n"
             "Examples:\n  transship expose redis 6379 --on aws\n  transship expose dns 53/udp --on azure:5353\n"
+            "  transship expose web1 8080/http --on aws:80 --health /ready\n"
             "  transship expose ls\n  transship expose rm aws:6379\n");
     expose->require_subcommand(0, 1);
     expose->add_option("container", a.name, "NAME when unambiguous, podman:NAME or runc:ID")
         ->type_name("NAME")
         ->check(validator(check_container));
-    expose->add_option("port", port, "Port of the container, with /udp when it is not TCP's")
-        ->type_name("PORT[/tcp|udp]")
+    expose->add_option("port", port, "Port of the container; with /http the entry speaks HTTP, and may have several")
+        ->type_name("PORT[/tcp|udp|http]")
         ->check(validator(check_container_port));
     expose->add_option("--on", entry, "The entry: this node or a peer; without a port the container's")
         ->type_name("NODE[:PORT]")
         ->check(validator(check_entry));
+    expose->add_option("--health", a.health, "With /http: GET this path tells whether it can take requests")
+        ->type_name("PATH")
+        ->check(validator(check_health));
     add_json(expose, a);
     commands.emplace_back(expose, Command::kExpose);
     CLI::App* ls =
@@ -304,11 +314,15 @@ struct Parser {
     add_json(ls, a);
     commands.emplace_back(ls, Command::kExposeLs);
     CLI::App* rm = sub(*expose, "rm", "Expose a port no more: on the entry, or where the container is at home",
-                       "Examples:\n  transship expose rm azure:5353/udp\n");
+                       "Of http, requests that run are waited for, 30 s at most.\n\n"
+                       "Examples:\n  transship expose rm azure:5353/udp\n  transship expose rm aws:80/http web1\n");
     rm->add_option("entry", entry, "As transship expose ls shows it")
         ->required()
-        ->type_name("NODE:PORT[/udp]")
+        ->type_name("NODE:PORT[/udp|http]")
         ->check(validator(check_entry_port));
+    rm->add_option("container", a.name, "With /http: only this one, the others behind the entry stay")
+        ->type_name("NAME")
+        ->check(validator(check_container));
     add_json(rm, a);
     commands.emplace_back(rm, Command::kExposeRm);
   }
@@ -367,6 +381,10 @@ struct Parser {
       return "peer add: give ADDRESS, or --ssh USER@HOST";
     if (a.command == Command::kExpose && (a.name.empty() || port.empty() || entry.empty()))
       return "expose: give NAME PORT --on NODE[:PORT]";
+    if (a.command == Command::kExpose && !a.health.empty() && !port.ends_with("/http"))
+      return "expose: --health is for PORT/http";
+    if (a.command == Command::kExposeRm && !a.name.empty() && !entry.ends_with("/http"))
+      return "expose rm: NAME is for NODE:PORT/http";
     if (a.command == Command::kPeerAdd && !a.ssh.empty() && a.remote_program.empty())
       return "peer add: --remote-program is empty";
     return {};

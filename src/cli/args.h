@@ -59,6 +59,7 @@ struct Arguments {
   std::string remote_program = "transship";
   PortOfContainer container_port;
   EntryPoint entry;
+  std::string health;  // path
 };
 
 // What to print instead of running a command: help (exit code 0) or what is wrong (2).

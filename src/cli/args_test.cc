@@ -88,7 +88,16 @@ TEST(Arguments, Expose) {
   for (const char* line :
        {"expose redis 0 --on aws", "expose redis 65536 --on aws", "expose redis 1 --on aws:x", "expose rm aws:/tcp"})
     EXPECT_NE(usage_error(line).find("is not a port"), std::string::npos) << line;
-  EXPECT_NE(usage_error("expose redis 1/sctp --on aws").find("tcp or udp"), std::string::npos);
+  EXPECT_NE(usage_error("expose redis 1/sctp --on aws").find("tcp, udp or http"), std::string::npos);
+  a = good("expose web 8080/http --on aws:80 --health /ready");
+  EXPECT_EQ(a.container_port.protocol, "http");
+  EXPECT_EQ(a.health, "/ready");
+  a = good("expose rm aws:80/http web1");
+  EXPECT_EQ(a.entry.protocol, "http");
+  EXPECT_EQ(a.name, "web1");
+  EXPECT_NE(usage_error("expose rm aws:80 web1").find("NAME is for NODE:PORT/http"), std::string::npos);
+  EXPECT_NE(usage_error("expose web 80 --on aws --health /x").find("PORT/http"), std::string::npos);
+  EXPECT_NE(usage_error("expose web 80/http --on aws --health x").find("begins with /"), std::string::npos);
   EXPECT_NE(usage_error("expose redis 1 --on a/b").find("is not an entry"), std::string::npos);
   EXPECT_NE(usage_error("expose rm aws").find("has no port"), std::string::npos);
 }

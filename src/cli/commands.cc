@@ -203,6 +203,7 @@ class Runner {
     request.set_protocol(a_.container_port.protocol);
     request.set_node(a_.entry.node);
     request.set_port(a_.entry.port);
+    request.set_health(a_.health);
     return show_answer(connect()->expose(request), print_exposed);
   }
 
@@ -211,11 +212,13 @@ class Runner {
     request.set_node(a_.entry.node);
     request.set_port(a_.entry.port);
     request.set_protocol(a_.entry.protocol);
-    if (auto removed = connect()->expose_remove(request); !removed) return failed(removed.error());
+    request.set_container(a_.name);
+    auto removed = connect()->expose_remove(request);
+    if (!removed) return failed(removed.error());
     if (a_.json)
-      env_.out.print(json_exposure_removed(a_.entry.node, a_.entry.port, a_.entry.protocol));
+      env_.out.print(json_exposure_removed(request, *removed));
     else
-      env_.out.line(fmt::format("{}:{}/{} is exposed no more", a_.entry.node, a_.entry.port, a_.entry.protocol));
+      print_exposure_removed(env_.out, request, *removed);
     return Outcome::kDone;
   }
 

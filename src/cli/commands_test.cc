@@ -27,7 +27,9 @@ class Borrowed : public Daemon {
   Result<local::PeersReply> peers() override { return to_.peers(); }
   Result<local::ExposeReply> expose(const local::ExposeRequest& r) override { return to_.expose(r); }
   Result<local::ExposuresReply> exposures() override { return to_.exposures(); }
-  Result<> expose_remove(const local::ExposeRemoveRequest& r) override { return to_.expose_remove(r); }
+  Result<local::ExposeRemoveReply> expose_remove(const local::ExposeRemoveRequest& r) override {
+    return to_.expose_remove(r);
+  }
   Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& r) override {
     return to_.network_check(r);
   }

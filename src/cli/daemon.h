@@ -37,7 +37,7 @@ class Daemon {
   virtual Result<local::PeerCheckReply> peer_check(const local::PeerCheckRequest& request) = 0;
   virtual Result<local::ExposeReply> expose(const local::ExposeRequest& request) = 0;
   virtual Result<local::ExposuresReply> exposures() = 0;
-  virtual Result<> expose_remove(const local::ExposeRemoveRequest& request) = 0;
+  virtual Result<local::ExposeRemoveReply> expose_remove(const local::ExposeRemoveRequest& request) = 0;
   virtual Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) = 0;
   virtual Result<local::NamesReply> names() = 0;
   virtual Result<local::NamesReply> names_setup(const local::NamesSetupRequest& request) = 0;

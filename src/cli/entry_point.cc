@@ -12,8 +12,8 @@ Result<uint32_t> parse_port(const std::string& text) {
 }
 
 Result<std::string> parse_protocol(const std::string& text) {
-  if (text == "tcp" || text == "udp") return text;
-  return fail(Errc::kInvalidArgument, "\"{}\" can't be exposed: tcp or udp", text.substr(0, 64));
+  if (text == "tcp" || text == "udp" || text == "http") return text;
+  return fail(Errc::kInvalidArgument, "\"{}\" can't be exposed: tcp, udp or http", text.substr(0, 64));
 }
 
 }  // namespace
@@ -43,7 +43,8 @@ Result<EntryPoint> parse_entry_port(const std::string& text) {
   auto slash = text.find('/');
   TS_TRY_ASSIGN(auto e, parse_entry(text.substr(0, slash)));
   if (e.port == 0)
-    return fail(Errc::kInvalidArgument, "\"{}\" has no port: give NODE:PORT or NODE:PORT/udp, see transship expose ls",
+    return fail(Errc::kInvalidArgument,
+                "\"{}\" has no port: give NODE:PORT, NODE:PORT/udp or NODE:PORT/http, see transship expose ls",
                 text.substr(0, 64));
   if (slash != std::string::npos) {
     TS_TRY_ASSIGN(e.protocol, parse_protocol(text.substr(slash + 1)));

@@ -9,7 +9,7 @@ namespace transship::cli {
 
 struct PortOfContainer {
   uint32_t port = 0;
-  std::string protocol = "tcp";  // or udp
+  std::string protocol = "tcp";  // udp, http
 };
 // "6379", "53/udp". kInvalidArgument says what is wrong.
 Result<PortOfContainer> parse_container_port(const std::string& text);

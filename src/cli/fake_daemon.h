@@ -133,9 +133,9 @@ class FakeDaemon : public Daemon {
     return expose_reply;
   }
   Result<local::ExposuresReply> exposures() override { return exposures_reply; }
-  Result<> expose_remove(const local::ExposeRemoveRequest& request) override {
+  Result<local::ExposeRemoveReply> expose_remove(const local::ExposeRemoveRequest& request) override {
     unexposed = request;
-    return {};
+    return local::ExposeRemoveReply();
   }
   Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) override {
     auto reply = network_reply;

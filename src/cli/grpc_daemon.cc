@@ -114,9 +114,8 @@ class GrpcDaemon : public Daemon {
   Result<local::ExposuresReply> exposures() override {
     return call(&Stub::Exposures, local::ExposuresRequest(), kQuick);
   }
-  Result<> expose_remove(const local::ExposeRemoveRequest& request) override {
-    TS_TRY(call(&Stub::ExposeRemove, request, kMeasuring));
-    return {};
+  Result<local::ExposeRemoveReply> expose_remove(const local::ExposeRemoveRequest& request) override {
+    return call(&Stub::ExposeRemove, request, kMeasuring);
   }
   Result<local::NetworkCheckReply> network_check(const local::NetworkCheckRequest& request) override {
     return call(&Stub::NetworkCheck, request, kMeasuring);

@@ -200,6 +200,7 @@ std::string exposure_line(const local::Exposure& e) {
   json["place"] = e.place().empty() ? Json(nullptr) : Json(e.place());
   json["addresses"] = strings(e.addresses());
   json["state"] = e.state();
+  json["health"] = e.health().empty() ? Json(nullptr) : Json(e.health());
   return line(json);
 }
 
@@ -408,11 +409,13 @@ std::string json_peer_removed(const std::string& name) {
   return line(json);
 }
 
-std::string json_exposure_removed(const std::string& node, uint32_t port, const std::string& protocol) {
+std::string json_exposure_removed(const local::ExposeRemoveRequest& request, const local::ExposeRemoveReply& reply) {
   Json json = message("exposure_removed");
-  json["node"] = node;
-  json["port"] = port;
-  json["protocol"] = protocol;
+  json["node"] = request.node();
+  json["port"] = request.port();
+  json["protocol"] = request.protocol();
+  json["container"] = request.container().empty() ? Json(nullptr) : Json(request.container());
+  json["draining"] = reply.draining();
   return line(json);
 }
 

@@ -26,7 +26,7 @@ std::string json_error(const Error& error, Outcome outcome);
 std::string json_cancel(const std::string& move_id, const std::string& state, const std::string& detail);
 std::string json_detached(const std::string& move_id);
 std::string json_peer_removed(const std::string& name);
-std::string json_exposure_removed(const std::string& node, uint32_t port, const std::string& protocol);
+std::string json_exposure_removed(const local::ExposeRemoveRequest& request, const local::ExposeRemoveReply& reply);
 std::string json_version(const std::string& client, const std::string& daemon);
 
 }  // namespace transship::cli

@@ -359,6 +359,14 @@ void print_exposed(const Screen& screen, const local::ExposeReply& reply) {
                           printable(e.container()), e.container_port()));
 }
 
+void print_exposure_removed(const Screen& screen, const local::ExposeRemoveRequest& request,
+                            const local::ExposeRemoveReply& reply) {
+  auto what = fmt::format("{}:{}/{}", request.node(), request.port(), request.protocol());
+  if (!request.container().empty()) what = fmt::format("{} behind {}", request.container(), what);
+  screen.line(reply.draining() ? what + " gets no new requests, and goes when those that run have ended, within 30 s"
+                               : what + " is exposed no more");
+}
+
 void print_exposures(const Screen& screen, const local::ExposuresReply& reply) {
   Table table({{"ENTRY"}, {"CONTAINER"}, {"PORT"}, {"HOME"}, {"IS ON"}, {"STATE"}}, {});
   for (const local::Exposure& e : reply.exposures())

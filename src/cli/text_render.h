@@ -19,6 +19,8 @@ void print_moves(const Screen& screen, const local::MovesReply& reply);
 void print_move(const Screen& screen, const local::ShowReply& reply);
 void print_peers(const Screen& screen, const local::PeersReply& reply);
 void print_exposed(const Screen& screen, const local::ExposeReply& reply);
+void print_exposure_removed(const Screen& screen, const local::ExposeRemoveRequest& request,
+                            const local::ExposeRemoveReply& reply);
 void print_exposures(const Screen& screen, const local::ExposuresReply& reply);
 void print_network_check(const Screen& screen, const local::NetworkCheckReply& reply);
 void print_peer_check(const Screen& screen, const local::PeerCheckReply& reply);

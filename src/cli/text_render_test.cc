@@ -320,5 +320,21 @@ TEST(PrintError, RemedyInItsOwnLine) {
   EXPECT_EQ(err.text, "transship: no container \"x\"\n  do: see transship ps\n");
 }
 
+TEST(PrintExposureRemoved, WhatEndsAndWhatDrains) {
+  local::ExposeRemoveRequest request;
+  request.set_node("aws");
+  request.set_port(80);
+  request.set_protocol("http");
+  local::ExposeRemoveReply reply;
+  Captured ended;
+  print_exposure_removed(ended.screen, request, reply);
+  EXPECT_EQ(ended.text, "aws:80/http is exposed no more\n");
+  request.set_container("web1");
+  reply.set_draining(true);
+  Captured draining;
+  print_exposure_removed(draining.screen, request, reply);
+  EXPECT_TRUE(draining.text.starts_with("web1 behind aws:80/http gets no new requests")) << draining.text;
+}
+
 }  // namespace
 }  // namespace transship::cli

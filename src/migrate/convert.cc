@@ -1,6 +1,7 @@
 #include "migrate/convert.h"
 
 #include "base/text.h"
+#include "gateway/haproxy_config.h"
 
 namespace transship::migrate {
 
@@ -66,7 +67,8 @@ bool ports_fit(const peer::ContainerFacts& f) {
   return std::ranges::all_of(f.host_ports(), [&](const auto& p) { return p.host_port() <= 65535 && fits(p); }) &&
          std::ranges::all_of(f.exposed(), [&](const auto& p) {
            return p.port() > 0 && p.port() <= 65535 && p.container_port() > 0 && fits(p) &&
-                  (p.protocol() == "tcp" || p.protocol() == "udp") && p.entry().size() <= kMaxFingerprint;
+                  (p.protocol() == "tcp" || p.protocol() == "udp" || p.protocol() == "http") &&
+                  (p.health().empty() || gateway::check_health_path(p.health())) && p.entry().size() <= kMaxFingerprint;
          });
 }
 

@@ -30,6 +30,7 @@ peer::ExposedPort to_port(const Exposure& e) {
   port.set_protocol(e.protocol);
   port.set_port(e.port);
   port.set_container_port(e.container_port);
+  port.set_health(e.health);
   return port;
 }
 
@@ -97,10 +98,11 @@ Result<std::vector<peer::ExposedPort>> EntryHandover::ports_of(const CutoverFact
 std::vector<std::string> EntryHandover::name_next(std::vector<Exposure> exposures, const std::string& next) {
   std::vector<std::string> not_told;
   for (auto& e : exposures) {
-    if (e.next == next) continue;
+    // An http entry has any number of containers, of several homes: the next home adds one, and this one takes its out.
+    if (e.next == next || e.is_http()) continue;
     e.next = next;
     bool may_know = false;
-    auto told = exposures_.is_entry(e) ? Result<>() : exposer_.tell_entry(e, may_know);
+    auto told = exposures_.is_entry(e) ? Result<bool>(false) : exposer_.tell_entry(e, may_know);
     e.entry_knows = told.has_value();
     if (!told) not_told.push_back(told.error().message());
     if (auto kept = exposures_.update(e); !kept) TS_LOG_ERROR("expose: {}", kept.error().message());
@@ -131,7 +133,7 @@ void EntryHandover::withdraw(const CutoverFacts& facts) {
 void EntryHandover::settle(const CutoverFacts& facts) {
   if (!home_is_here(facts)) return;
   for (const auto& e : at_home(facts.container, addresses_of(facts))) {
-    if (e.next.empty()) continue;
+    if (e.next.empty() && !e.is_http()) continue;
     if (auto given = exposer_.give(e); !given) TS_LOG_ERROR("expose: {}", given.error().message());
   }
 }
@@ -180,7 +182,9 @@ Result<Exposure> EntryHandover::claimed(const engine::Container& wanted,
              .name = wanted.name,
              .engine = wanted.engine,
              .addresses = addresses,
-             .container_port = static_cast<uint16_t>(port.container_port())};
+             .container_port = static_cast<uint16_t>(port.container_port()),
+             .health = port.health()};
+  if (!e.health.empty()) TS_TRY(gateway::check_health_path(e.health));
   e.entry_knows = exposures_.is_entry(e);
   auto known = exposures_.find(e.key());
   bool ours = known && known->name == e.name && (known->home == e.home || known->next == e.home);

@@ -1,9 +1,12 @@
 #include "migrate/exposer.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/thread.h"
+#include "base/wall_clock.h"
 #include "migrate/exposed_addresses.h"
 #include "migrate/survey.h"
 #include "wire/session.h"
@@ -12,11 +15,11 @@ namespace transship::migrate {
 namespace {
 
 using network::ExposedAddress;
-using network::IpAddress;
 
 constexpr milliseconds kCallLimit{5'000};
 // Room for an entry that is asked meanwhile by the home that we ask.
 constexpr milliseconds kAskHomeLimit{15'000};
+constexpr milliseconds kStateLimit{1'500};
 constexpr milliseconds kRetryEvery{30'000};
 constexpr int kMaxAddresses = 16;
 
@@ -28,8 +31,8 @@ Result<> check_port(uint32_t port, std::string_view what) {
 }
 
 Result<> check_protocol(const std::string& protocol) {
-  if (protocol == "tcp" || protocol == "udp") return {};
-  return fail(Errc::kInvalidArgument, "\"{}\" can't be exposed: tcp or udp", protocol.substr(0, 16));
+  if (protocol == "tcp" || protocol == "udp" || protocol == "http") return {};
+  return fail(Errc::kInvalidArgument, "\"{}\" can't be exposed: tcp, udp or http", protocol.substr(0, 16));
 }
 
 bool is_away(const PlacedContainer& c) { return c.role == PlacedRole::kAway && !c.staged && !c.back; }
@@ -68,10 +71,18 @@ Result<> Exposer::check_way(const std::string& peer) const {
 
 // ---- the operator
 
-Result<Exposure> Exposer::expose(const ExposeOrder& order) {
+Result<> Exposer::check_order(const ExposeOrder& order) const {
   TS_TRY(check_protocol(order.protocol));
   TS_TRY(check_port(order.container_port, "the container's port"));
   if (order.port != 0) TS_TRY(check_port(order.port, "the entry's port"));
+  if (order.health.empty()) return {};
+  if (order.protocol != "http")
+    return fail(Errc::kInvalidArgument, "health checks are for http, not for {}", order.protocol);
+  return gateway::check_health_path(order.health);
+}
+
+Result<Exposure> Exposer::expose(const ExposeOrder& order) {
+  TS_TRY(check_order(order));
   TS_TRY_ASSIGN(auto entry, fingerprint_of(order.node));
   for (const auto& c : placements_.all())
     if (c.role == PlacedRole::kGuest && c.runs && c.leaving.empty() && c.name == bare_name(order.container))
@@ -88,7 +99,8 @@ Result<Exposure> Exposer::at_home(const ExposeOrder& order, const std::string& e
              .protocol = order.protocol,
              .port = static_cast<uint16_t>(order.port == 0 ? order.container_port : order.port),
              .name = bare_name(order.container),
-             .container_port = static_cast<uint16_t>(order.container_port)};
+             .container_port = static_cast<uint16_t>(order.container_port),
+             .health = order.health};
   for (const auto& c : placements_.all()) {
     if (!is_away(c) || c.name != e.name) continue;
     e.addresses = exposed_addresses(c.addresses, c.bridge);
@@ -114,8 +126,9 @@ Result<Exposure> Exposer::ask_home(const PlacedContainer& guest, const ExposeOrd
   expose.set_protocol(order.protocol);
   expose.set_entry(entry);
   expose.set_port(port);
+  expose.set_health(order.health);
   bool no_answer = false;
-  auto done = call(guest.peer, request, no_answer);
+  auto done = call(guest.peer, request, kAskHomeLimit, no_answer);
   if (!done)
     return std::unexpected(
         std::move(done).error().context(fmt::format("{}, where {} is at home", guest.peer, guest.name)));
@@ -126,33 +139,58 @@ Result<Exposure> Exposer::ask_home(const PlacedContainer& guest, const ExposeOrd
                   .name = guest.name,
                   .addresses = exposed_addresses(guest.addresses, guest.bridge),
                   .container_port = static_cast<uint16_t>(order.container_port),
-                  .entry_knows = true};
+                  .entry_knows = true,
+                  .health = order.health};
 }
 
-Result<> Exposer::end(const std::string& protocol, const std::string& node, uint32_t port) {
-  TS_TRY(check_protocol(protocol));
-  TS_TRY(check_port(port, "the entry's port"));
-  TS_TRY_ASSIGN(auto entry, fingerprint_of(node));
-  auto e = exposures_.find(
-      Exposure{.entry = entry, .home = {}, .protocol = protocol, .port = static_cast<uint16_t>(port), .name = {}}
-          .key());
-  if (!e)
+Result<bool> Exposer::end(const EndOrder& order) {
+  TS_TRY(check_protocol(order.protocol));
+  TS_TRY(check_port(order.port, "the entry's port"));
+  TS_TRY_ASSIGN(auto entry, fingerprint_of(order.node));
+  std::vector<Exposure> all;
+  for (const auto& e : exposures_.all())
+    if (e.entry == entry && e.protocol == order.protocol && e.port == order.port &&
+        (order.container.empty() || e.name == bare_name(order.container)))
+      all.push_back(e);
+  if (all.empty())
     return std::unexpected(
-        Error(Errc::kNotFound, fmt::format("{}:{}/{} leads to no container that {} knows of", node, port, protocol,
-                                           services_.settings.node))
+        Error(Errc::kNotFound,
+              fmt::format("{}:{}/{} leads to {} that {} knows of", order.node, order.port, order.protocol,
+                          order.container.empty() ? "no container" : "no container " + order.container,
+                          services_.settings.node))
             .with_remedy("transship expose ls, on the container's home or on the entry, lists them"));
-  if (exposures_.is_home(*e)) return end_here(*e);
-  auto home = node_with(e->home);
+  // Of several, what can be ended is.
+  bool draining = false;
+  Result<> outcome;
+  for (const auto& e : all) {
+    auto ended = end_one(e);
+    if (ended)
+      draining = draining || *ended;
+    else
+      outcome = std::unexpected(std::move(ended).error());
+  }
+  TS_TRY(outcome);
+  return draining;
+}
+
+Result<bool> Exposer::end_one(const Exposure& e) {
+  if (exposures_.is_home(e)) return end_here(e);
+  auto home = node_with(e.home);
   peer::Request request;
   auto& expose = *request.mutable_expose();
-  expose.set_protocol(protocol);
-  expose.set_entry(entry);
-  expose.set_port(port);
+  expose.set_protocol(e.protocol);
+  expose.set_entry(e.entry);
+  expose.set_port(e.port);
   expose.set_remove(true);
+  if (e.is_http()) expose.set_name(e.name);
   bool no_answer = false;
-  auto done = call(home, request, no_answer);
-  if (done) return exposures_.find(e->key()) ? forget(*e) : Result<>();
-  return std::unexpected(std::move(done).error().context(fmt::format("{}, where {} is at home", home, e->name)));
+  auto done = call(home, request, kAskHomeLimit, no_answer);
+  if (!done)
+    return std::unexpected(std::move(done).error().context(fmt::format("{}, where {} is at home", home, e.name)));
+  auto now = exposures_.find(e.key());
+  if (now && now->ending) return true;
+  if (now) TS_TRY(forget(*now));
+  return false;
 }
 
 // ---- as the home
@@ -160,14 +198,24 @@ Result<> Exposer::end(const std::string& protocol, const std::string& node, uint
 Result<> Exposer::begin(Exposure& e) {
   bool own = exposures_.is_entry(e);
   auto entry = node_with(e.entry);
+  if (own && e.is_http()) TS_TRY(check_http(e));
   if (!own) TS_TRY(check_way(entry));
   e.entry_knows = own;
-  if (auto added = exposures_.add(e); !added) return std::unexpected(std::move(added).error().context(entry));
+  // One that is still draining stays.
+  auto known = exposures_.find(e.key());
+  bool again = known && known->ending && e.is_http();
+  if (again) e.inner_port = known->inner_port;
+  if (auto added = again ? exposures_.put(e) : exposures_.add(e); !added)
+    return std::unexpected(std::move(added).error().context(entry));
   bool may_know = false;
   auto done = placements_.apply();
-  if (done && !own) done = tell_entry(e, may_know);
+  if (done && own) done = bring_up(e);
+  if (done && !own) {
+    if (auto told = tell_entry(e, may_know); !told) done = std::unexpected(std::move(told).error());
+  }
   if (done) {
     e.entry_knows = true;
+    if (auto kept = exposures_.find(e.key()); kept) e.inner_port = kept->inner_port;
     return exposures_.update(e);
   }
   e.ending = true;
@@ -186,48 +234,97 @@ Result<> Exposer::forget(const Exposure& e) {
   return placements_.apply(true);
 }
 
-Result<> Exposer::end_here(Exposure e) {
+Result<bool> Exposer::end_here(Exposure e) {
   auto entry = node_with(e.entry);
-  TS_LOG_INFO("expose: {}:{}/{} leads to {} no more", entry, e.port, e.protocol, e.name);
-  if (exposures_.is_entry(e) || entry.empty()) return forget(e);
+  bool own = exposures_.is_entry(e);
+  if (!e.ending) TS_LOG_INFO("expose: {}:{}/{} leads to {} no more", entry, e.port, e.protocol, e.name);
+  if (entry.empty() || (own && (!e.is_http() || http_ == nullptr))) {
+    TS_TRY(forget(e));
+    return false;
+  }
+  if (!e.ending) e.ending_ms = unix_ms_now();
   e.ending = true;
   TS_TRY(exposures_.put(e));
+  if (own) return true;  // keep_up_http() does the rest
   TS_TRY(placements_.apply(true));
   bool may_know = false;
   auto told = tell_entry(e, may_know);
-  if (told) return forget(e);
-  return std::unexpected(std::move(told).error().context(fmt::format(
-      "nothing passes to {} any more, but {} goes on taking the port until it hears of it", e.name, entry)));
+  if (told && *told) return true;
+  if (told) {
+    TS_TRY(forget(e));
+    return false;
+  }
+  return std::unexpected(std::move(told).error().context(
+      e.is_http() ? fmt::format("{} has not heard that {} is to get no requests; nothing passes to it after {} s",
+                                entry, e.name, kDrainLimit.count() / 1000)
+                  : fmt::format("nothing passes to {} any more, but {} goes on taking the port until it hears of it",
+                                e.name, entry)));
 }
 
-Result<> Exposer::call(const std::string& peer, const peer::Request& request, bool& no_answer) {
+Result<peer::Reply> Exposer::call(const std::string& peer, const peer::Request& request, milliseconds limit,
+                                  bool& no_answer) {
   TS_TRY_ASSIGN(auto target, services_.peer(peer));
   TS_TRY_ASSIGN(Cancel never, Cancel::create());
-  auto deadline = Deadline::in(request.has_expose() ? kAskHomeLimit : kCallLimit);
+  auto deadline = Deadline::in(limit);
   TS_TRY_ASSIGN(auto session,
                 wire::Session::connect(services_.identity, target, services_.settings.node, deadline, never));
   auto reply = session->call(request, deadline, never);
   no_answer = !reply && session->broken();
-  if (!reply) return std::unexpected(std::move(reply).error());
-  return {};
+  return reply;
 }
 
-Result<> Exposer::tell_entry(const Exposure& e, bool& may_know) {
-  auto entry = node_with(e.entry);
+namespace {
+
+peer::Request entry_request(const Exposure& e) {
   peer::Request request;
   auto& told = *request.mutable_entry();
   told.set_protocol(e.protocol);
   told.set_port(e.port);
   told.set_remove(e.ending);
-  if (!e.ending) {
-    told.set_name(e.name);
-    told.set_next(e.next);
-    told.set_container_port(e.container_port);
-    for (const auto& a : e.addresses) told.add_addresses(exposed_address_text(a));
+  if (!e.ending || e.is_http()) told.set_name(e.name);
+  if (e.ending) return request;
+  told.set_container_port(e.container_port);
+  told.set_next(e.next);
+  told.set_health(e.health);
+  for (const auto& a : e.addresses) told.add_addresses(exposed_address_text(a));
+  return request;
+}
+
+}  // namespace
+
+Result<bool> Exposer::tell_entry(const Exposure& e, bool& may_know) {
+  auto entry = node_with(e.entry);
+  auto reply = call(entry, entry_request(e), kCallLimit, may_know);
+  if (reply) return reply->done().draining();
+  return std::unexpected(std::move(reply).error().context(fmt::format("tell {} of its port {}", entry, e.port)));
+}
+
+// Told once more what it knows, it says how that is.
+std::string Exposer::ask_state(const Exposure& e) {
+  bool no_answer = false;
+  auto reply = call(node_with(e.entry), entry_request(e), kStateLimit, no_answer);
+  if (auto now = exposures_.find(e.key()); !now || now->ending) {
+    // It was ended meanwhile, and the entry may have heard that first.
+    auto ended = e;
+    ended.ending = true;
+    if (auto told = tell_entry(ended, no_answer); !told) TS_LOG_WARN("expose: {}", told.error().message());
+    return "ending";
   }
-  auto done = call(entry, request, may_know);
-  if (done) return {};
-  return std::unexpected(std::move(done).error().context(fmt::format("tell {} of its port {}", entry, e.port)));
+  if (!reply) return state_of(e);
+  const auto& said = reply->done().state();
+  bool known = std::ranges::contains(std::array{"up", "down", "paused", "draining"}, said);
+  return known ? said : state_of(e);
+}
+
+std::vector<std::pair<Exposure, std::string>> Exposer::list() {
+  std::vector<std::pair<Exposure, std::string>> all;
+  for (auto& e : exposures_.all()) all.emplace_back(e, state_of(e));
+  std::vector<Thread> askers;
+  for (auto& [e, state] : all)
+    if (e.is_http() && !exposures_.is_entry(e) && e.entry_knows && !e.ending)
+      askers.emplace_back("entry-state", [this, &e, &state] { state = ask_state(e); });
+  askers.clear();  // waits for them
+  return all;
 }
 
 Result<> Exposer::asked(const std::string& peer, const peer::ExposeRequest& request) {
@@ -242,13 +339,15 @@ Result<> Exposer::asked(const std::string& peer, const peer::ExposeRequest& requ
              .home = services_.identity.fingerprint().text(),
              .protocol = request.protocol(),
              .port = static_cast<uint16_t>(request.port()),
-             .name = {}};
+             .name = request.name()};
   if (request.remove()) {
     auto known = exposures_.find(e.key());
     if (!known || !exposures_.is_home(*known)) return {};  // it has ended here, and the entry may not have heard
     if (known->entry != asker.fingerprint) return refuse("it is not the entry");
-    return end_here(*known);
+    TS_TRY(end_here(*known));
+    return {};
   }
+  if (!request.health().empty()) TS_TRY(gateway::check_health_path(request.health()));
   TS_TRY(check_port(request.container_port(), "the container's port"));
   auto c = placements_.find(e.home + "/" + request.home_id());
   if (!c || !is_away(*c) || c->peer != peer) return refuse("it does not have that container");
@@ -257,12 +356,13 @@ Result<> Exposer::asked(const std::string& peer, const peer::ExposeRequest& requ
   e.name = c->name;
   e.container_port = static_cast<uint16_t>(request.container_port());
   e.addresses = exposed_addresses(c->addresses, c->bridge);
+  e.health = request.health();
   return begin(e);
 }
 
 // ---- as the entry
 
-Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& request) {
+Result<bool> Exposer::told(const std::string& peer, const peer::EntryRequest& request) {
   TS_TRY(check_protocol(request.protocol()));
   TS_TRY(check_port(request.port(), "the entry's port"));
   TS_TRY_ASSIGN(auto home, services_.store->peer(peer));
@@ -272,10 +372,16 @@ Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& reques
              .port = static_cast<uint16_t>(request.port()),
              .name = request.name(),
              .entry_knows = true,
-             .next = request.next()};
+             .next = request.next(),
+             .health = request.health()};
   auto known = exposures_.find(e.key());
   bool others = known && known->home != e.home;
-  if (request.remove()) return known && !others ? forget(*known) : Result<>();
+  if (request.remove()) {
+    if (!known || others) return false;
+    if (http_ != nullptr && known->is_http()) return drain(*known);
+    TS_TRY(forget(*known));
+    return false;
+  }
   TS_TRY(check_port(request.container_port(), "the container's port"));
   e.container_port = static_cast<uint16_t>(request.container_port());
   if (!is_plain_name(e.name) || request.addresses().empty() || request.addresses_size() > kMaxAddresses)
@@ -284,16 +390,24 @@ Result<> Exposer::told(const std::string& peer, const peer::EntryRequest& reques
     TS_TRY_ASSIGN(auto a, parse_exposed_address(text));
     e.addresses.push_back(a);
   }
-  if (known == e) return {};
-  if (others && !e.next.empty() && known->home == e.next) return {};  // that has told it itself
+  if (known) e.inner_port = known->inner_port;
+  if (known == e) return false;
+  if (others && !e.next.empty() && known->home == e.next) return false;  // that has told it itself
   bool handed_over = others && known->next == e.home && known->container_port == e.container_port;
   if ((others && !handed_over) || (known && known->name != e.name))
     return fail(Errc::kAlreadyExists, "port {}/{} of {} leads to {} already", e.port, e.protocol,
                 services_.settings.node, known->name);
   TS_TRY(check_way(peer));
   if (known && (handed_over || known->addresses != e.addresses)) exposures_.keep_late(*known);
+  TS_TRY(take_in(peer, e, known));
+  return false;
+}
+
+Result<> Exposer::take_in(const std::string& peer, const Exposure& e, const std::optional<Exposure>& known) {
+  if (e.is_http()) TS_TRY(check_http(e));
   TS_TRY(exposures_.put(e));
   auto done = placements_.apply();
+  if (done) done = bring_up(e);
   if (done) {
     TS_LOG_INFO("expose: port {}/{} leads to {} of {}, says that", e.port, e.protocol, e.name, peer);
     return {};
@@ -323,6 +437,10 @@ Result<std::vector<ExposedAddress>> Exposer::addresses_now(const Exposure& e) co
 // What its entry has been told before, it need not be told now. Where this node is the entry, clients wait until the
 // next home has said that it is.
 Result<> Exposer::give(Exposure e) {
+  if (e.is_http()) {
+    TS_TRY(end_here(e));
+    return {};
+  }
   TS_LOG_INFO("expose: port {}/{} of {} leads to {} on {} now", e.port, e.protocol, node_with(e.entry), e.name,
               node_with(e.next));
   if (!exposures_.is_entry(e) && e.entry_knows) return forget(e);
@@ -336,9 +454,11 @@ void Exposer::look_after(Exposure e) {
   if (e.given) {
     bool may_know = false;
     if (own || !due(e)) return;
-    auto told = tell_entry(e, may_know);
-    if (told) told = forget(e);
-    if (!told) TS_LOG_WARN("expose: {}", told.error().message());
+    if (auto told = tell_entry(e, may_know); !told) {
+      TS_LOG_WARN("expose: {}", told.error().message());
+      return;
+    }
+    if (auto forgotten = forget(e); !forgotten) TS_LOG_WARN("expose: {}", forgotten.error().message());
     return;
   }
   if (!e.ending) {
@@ -365,6 +485,7 @@ void Exposer::look_after(Exposure e) {
 // What it knows it is told now and then all the same: it may have been without this peer for a while.
 bool Exposer::due(const Exposure& e) {
   MutexLock lock(mu_);
+  if (is_draining(e)) return false;  // keep_up_draining()
   auto [at, fresh] = next_try_.try_emplace(e.key(), Clock::now() + kRetryEvery);
   if (fresh) return !e.entry_knows || e.ending;
   if (at->second > Clock::now()) return false;
@@ -375,13 +496,16 @@ bool Exposer::due(const Exposure& e) {
 void Exposer::tell_again(Exposure e) {
   bool may_know = false;
   auto told = tell_entry(e, may_know);
+  if (told && *told) return;  // it is draining: asked again soon
   auto now = exposures_.find(e.key());
   if (!e.ending && (!now || now->ending)) {
     // It was ended meanwhile, and the entry may have heard that first.
     e.ending = true;
     told = tell_entry(e, may_know);
+  } else if (told && e.ending && now && !now->ending) {
+    return;  // it has been exposed again meanwhile
   } else if (told && e.ending) {
-    told = forget(e);
+    if (auto forgotten = forget(e); !forgotten) told = std::unexpected(std::move(forgotten).error());
   } else if (e.entry_knows != told.has_value()) {
     e.entry_knows = told.has_value();
     if (auto kept = exposures_.update(e); !kept) TS_LOG_ERROR("expose: {}", kept.error().message());

@@ -54,7 +54,7 @@ TEST_F(ExposerTest, WhatMakesNoSenseIsRefusedAndLeavesNothing) {
   EXPECT_EQ(exposer.expose(bad).error().code(), Errc::kInvalidArgument);
   bad.container_port = 80;
   bad.protocol = "sctp";
-  EXPECT_THAT(exposer.expose(bad).error().message(), HasSubstr("tcp or udp"));
+  EXPECT_THAT(exposer.expose(bad).error().message(), HasSubstr("tcp, udp or http"));
   EXPECT_EQ(exposer.expose(order("nobody")).error().code(), Errc::kNotFound);
   EXPECT_EQ(exposer.expose(order("openstack", "other")).error().code(), Errc::kNotFound);
   EXPECT_THAT(exposer.expose(order("openstack")).error().message(), HasSubstr("no tunnel to openstack"));
@@ -124,10 +124,104 @@ TEST_F(ExposerTest, AnEntryBelievesTheHomeOnly) {
   EXPECT_EQ(exposures.all().size(), 1U);
 }
 
+// No HAProxy is started by a unit test: its program is not there.
+struct HttpExposerTest : ExposerTest {
+  HttpExposerTest() : http(options(), exposures), with_http(services, placements, exposures, paths, &http) {}
+  static gateway::GatewayOptions options() {
+    gateway::GatewayOptions o;
+    o.program = "no-such-haproxy";
+    o.directory = ::testing::TempDir() + "/no-such-http";
+    return o;
+  }
+  Exposure behind(const std::string& home, const std::string& name) const {
+    Exposure e = known(own(), home);
+    e.protocol = "http";
+    e.name = name;
+    return e;
+  }
+  HttpEntries http;
+  Exposer with_http;
+};
+
+TEST_F(HttpExposerTest, NothingGetsIntoAConfigurationThatIsNoNameAndNoPath) {
+  peer::EntryRequest request;
+  request.set_protocol("http");
+  request.set_port(7379);
+  request.set_container_port(80);
+  request.add_addresses("10.88.0.9/16");
+  for (const char* name : {"", "a b", "a\nserver x", "a;b", "../x"}) {
+    request.set_name(name);
+    EXPECT_EQ(with_http.told("azure", request).error().code(), Errc::kPeerProtocol) << name;
+  }
+  peer::ExposeRequest asked;
+  asked.set_home_id("3f2a");
+  asked.set_protocol("http");
+  asked.set_container_port(80);
+  asked.set_port(7379);
+  asked.set_entry(own());
+  for (const char* health : {"health", "/a b", "/a\nserver x", "/a;b"}) {
+    asked.set_health(health);
+    EXPECT_EQ(with_http.asked("azure", asked).error().code(), Errc::kInvalidArgument) << health;
+  }
+  auto bad = order("aws");
+  bad.health = "/x";
+  EXPECT_THAT(with_http.expose(bad).error().message(), HasSubstr("health checks are for http"));
+  EXPECT_THAT(exposures.all(), IsEmpty());
+}
+
+TEST_F(HttpExposerTest, AllBehindAnEntryAreCheckedAlike) {
+  ASSERT_TRUE(exposures.put(behind(key("azure"), "web")));
+  auto other = order("aws");
+  other.protocol = "http";
+  other.health = "/x";
+  auto refused = with_http.expose(other);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Errc::kAlreadyExists);
+  EXPECT_THAT(refused.error().message(), HasSubstr("without --health"));
+  // tcp can't have the port of an entry that is there, nor the other way round.
+  auto tcp = exposures.add(known(own(), own()));
+  ASSERT_FALSE(tcp);
+  EXPECT_EQ(tcp.error().message(), "port 7379/tcp leads to web already, as http");
+}
+
+TEST_F(HttpExposerTest, WhatEndsDrainsFirst) {
+  ASSERT_TRUE(exposures.put(behind(key("azure"), "web")));
+  peer::EntryRequest request;
+  request.set_protocol("http");
+  request.set_port(7379);
+  request.set_name("web");
+  request.set_remove(true);
+  EXPECT_FALSE(*with_http.told("openstack", request));  // not its container
+  EXPECT_FALSE(exposures.all().front().ending);
+  EXPECT_TRUE(*with_http.told("azure", request));
+  ASSERT_EQ(exposures.all().size(), 1U);
+  EXPECT_TRUE(exposures.all().front().ending);
+  EXPECT_TRUE(is_draining(exposures.all().front()));
+}
+
+TEST_F(HttpExposerTest, WhoHasItMaySayThatItMoves) {
+  peer::MovingRequest request;
+  request.set_home_id("3f2a");
+  EXPECT_EQ(with_http.told_moving("openstack", request).error().code(), Errc::kRefused);
+  EXPECT_TRUE(with_http.told_moving("azure", request));
+  request.set_home_id("");
+  EXPECT_EQ(with_http.told_moving("azure", request).error().code(), Errc::kPeerProtocol);
+  request.set_home_id(std::string(200, 'a'));
+  EXPECT_EQ(with_http.told_moving("azure", request).error().code(), Errc::kPeerProtocol);
+  request.set_home_id("77");
+  request.set_ended(true);
+  EXPECT_TRUE(with_http.told_moving("azure", request));  // nobody has said that it began
+  peer::PauseRequest pause;
+  pause.set_name("web");
+  pause.set_paused(true);
+  EXPECT_EQ(with_http.told_pause("stranger", pause).error().code(), Errc::kNotFound);
+}
+
 TEST_F(ExposerTest, WhatIsNotKnownCannotEnd) {
-  EXPECT_EQ(exposer.end("tcp", "aws", 1).error().code(), Errc::kNotFound);
-  EXPECT_EQ(exposer.end("tcp", "nobody", 1).error().code(), Errc::kNotFound);
-  EXPECT_EQ(exposer.end("tcp", "aws", 0).error().code(), Errc::kInvalidArgument);
+  EXPECT_EQ(exposer.end({"tcp", "aws", 1}).error().code(), Errc::kNotFound);
+  EXPECT_EQ(exposer.end({"tcp", "nobody", 1}).error().code(), Errc::kNotFound);
+  EXPECT_EQ(exposer.end({"tcp", "aws", 0}).error().code(), Errc::kInvalidArgument);
+  EXPECT_EQ(exposer.end({"http", "aws", 80, "web"}).error().code(), Errc::kNotFound);
 }
 
 }  // namespace

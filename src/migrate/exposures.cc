@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "migrate/placements.h"
 
 namespace transship::migrate {
@@ -19,6 +20,11 @@ using nlohmann::json;
 
 // Longer than old connections take to end, however slow.
 constexpr milliseconds kLate{10'000};
+// Of inner_address(): below the ports that connections begin from.
+constexpr uint16_t kFirstInnerPort = 20'000;
+constexpr uint16_t kLastInnerPort = 29'999;
+// Homes ask every second, and put it into the kernel every 30 s at least.
+constexpr milliseconds kHearLimit{10'000};
 
 Result<Exposure> exposure_of(const json& j) {
   Exposure e;
@@ -33,6 +39,10 @@ Result<Exposure> exposure_of(const json& j) {
   e.ending = j.at("ending").get<bool>();
   e.next = j.value("next", "");
   e.given = j.value("given", false);
+  // Not in what an earlier version has written.
+  e.health = j.value("health", "");
+  e.inner_port = j.value("inner_port", uint16_t{0});
+  e.ending_ms = j.value("ending_ms", int64_t{0});
   for (const auto& text : j.at("addresses")) {
     TS_TRY_ASSIGN(auto a, parse_exposed_address(text.get<std::string>()));
     e.addresses.push_back(a);
@@ -94,6 +104,9 @@ std::string to_text(const Exposure& e) {
             {"ending", e.ending},
             {"next", e.next},
             {"given", e.given},
+            {"health", e.health},
+            {"inner_port", e.inner_port},
+            {"ending_ms", e.ending_ms},
             {"addresses", json::array()}};
   for (const auto& a : e.addresses) j["addresses"].push_back(exposed_address_text(a));
   return j.dump();
@@ -111,6 +124,11 @@ Result<Exposure> parse_exposure(const std::string& key, const std::string& text)
   if (e && e->key() == key) return e;
   return fail(Errc::kCorrupt, "what the store has of the exposed port {}: {}", key,
               e ? "it is another one's" : e.error().message());
+}
+
+bool is_draining(const Exposure& e, milliseconds more) {
+  auto since = milliseconds(unix_ms_now() - e.ending_ms);
+  return e.is_http() && e.ending && since >= milliseconds(0) && since < kDrainLimit + more;
 }
 
 Result<> Exposures::load() {
@@ -134,6 +152,7 @@ Result<> Exposures::load() {
 std::vector<Exposure> Exposures::all() const {
   MutexLock lock(mu_);
   std::vector<Exposure> list;
+  list.reserve(known_.size());
   for (const auto& [key, e] : known_) list.push_back(e);
   return list;
 }
@@ -144,11 +163,28 @@ std::optional<Exposure> Exposures::find(const std::string& key) const {
   return found == known_.end() ? std::nullopt : std::optional(found->second);
 }
 
+// HAProxy takes its port itself.
 Result<> Exposures::hold_port_locked(const Exposure& e) {
-  if (!is_entry(e) || held_.contains(e.key())) return {};
+  if (!is_entry(e) || e.is_http() || held_.contains(e.key())) return {};
   TS_TRY_ASSIGN(Fd fd, bind_port(e.protocol, e.port));
   held_.emplace(e.key(), std::move(fd));
   return {};
+}
+
+// While HAProxy does not run nobody listens there.
+Result<> Exposures::check_port_locked(const Exposure& e) const {
+  if (!is_entry(e)) return {};
+  for (const auto& [key, other] : known_)
+    if (is_entry(other) && other.port == e.port && other.transport() == e.transport() && other.is_http() != e.is_http())
+      return fail(Errc::kAlreadyExists, "port {}/{} leads to {} already, as {}", e.port, e.transport(), other.name,
+                  other.protocol);
+  return {};
+}
+
+uint16_t Exposures::free_inner_port_locked() const {
+  for (uint16_t port = kFirstInnerPort; port <= kLastInnerPort; ++port)
+    if (std::ranges::none_of(known_, [&](const auto& known) { return known.second.inner_port == port; })) return port;
+  return 0;
 }
 
 Result<> Exposures::put(const Exposure& e) {
@@ -169,8 +205,12 @@ Result<> Exposures::update(const Exposure& e) {
   return known_.contains(e.key()) ? put_locked(e) : Result<>();
 }
 
-Result<> Exposures::put_locked(const Exposure& e) {
+Result<> Exposures::put_locked(Exposure e) {
+  TS_TRY(check_port_locked(e));
   TS_TRY(hold_port_locked(e));
+  if (is_entry(e) && e.is_http() && e.inner_port == 0) e.inner_port = free_inner_port_locked();
+  if (is_entry(e) && e.is_http() && e.inner_port == 0)
+    return fail(Errc::kNoSpace, "there are as many containers behind entries of this node as there can be");
   auto stored = store_.put_exposed({e.key(), to_text(e)});
   if (stored)
     known_[e.key()] = e;
@@ -188,6 +228,7 @@ Result<> Exposures::remove(const std::string& key) {
 }
 
 void Exposures::keep_late(const Exposure& e) {
+  if (e.is_http()) return;  // its connections are HAProxy's, and end with the old one
   MutexLock lock(mu_);
   late_.push_back({e, Deadline::in(kLate)});
 }
@@ -214,10 +255,15 @@ void Exposures::add_to(network::Placement& placement, const TunnelPaths& paths) 
     auto way = through_tunnel ? paths.interface_to(peer_named(is_entry(e) ? e.home : e.entry)) : std::string();
     if (!way) TS_LOG_WARN("expose: port {}/{} has no way to {}: {}", e.port, e.protocol, e.name, way.error().message());
     if (is_entry(e)) {
-      bool shut = !way || e.given;
-      placement.entries.push_back({e.protocol, e.port, e.addresses, e.container_port, way.value_or(""), shut});
-    } else if (!e.ending && !e.given) {
-      network::ExposedPort port{e.protocol, {}, e.container_port, way.value_or("")};
+      placement.entries.push_back({.protocol = e.transport(),
+                                   .port = e.is_http() ? e.inner_port : e.port,
+                                   .addresses = e.addresses,
+                                   .container_port = e.container_port,
+                                   .tunnel = way.value_or(""),
+                                   .shut = !way || e.given,
+                                   .inner = e.is_http()});
+    } else if ((!e.ending || is_draining(e, kHearLimit)) && !e.given) {
+      network::ExposedPort port{e.transport(), {}, e.container_port, way.value_or("")};
       for (const auto& a : e.addresses) port.addresses.push_back(a.address);
       placement.exposed.push_back(std::move(port));
     }

@@ -19,20 +19,30 @@ class TunnelPaths;
 struct Exposure {
   std::string entry;  // fingerprints of the two nodes' keys; one of them, or both, are this node's
   std::string home;
-  std::string protocol = "tcp";  // or udp
-  uint16_t port = 0;             // of the entry
-  std::string name;              // of the container
-  std::string engine = {};       // on its home, where it is when it is there
+  std::string protocol =
+      "tcp";                // udp, or http: then several containers share the port (docs/design/0008-http-entries.md)
+  uint16_t port = 0;        // of the entry
+  std::string name;         // of the container
+  std::string engine = {};  // on its home, where it is when it is there
   std::vector<network::ExposedAddress> addresses = {};
   uint16_t container_port = 0;
   // On the home, of an entry elsewhere.
   bool entry_knows = false;
-  bool ending = false;  // removed, and the entry has to hear of it
+  bool ending = false;  // removed, and the entry has to hear of it. Of http also on the entry: until its requests end
   // Fingerprint of the node that may become its home: the container is on its way there with a new address.
   std::string next = {};
   bool given = false;  // on the home: it is there, and this node is nothing any more but perhaps the entry
-  // One port of an entry leads to one container.
-  std::string key() const { return fmt::format("{}/{}/{}", entry, protocol, port); }
+  // Of http.
+  std::string health = {};  // path of its checks; empty: a connection is enough
+  uint16_t inner_port = 0;  // on the entry: of inner_address(), where HAProxy reaches it
+  int64_t ending_ms = 0;    // since when it is ending
+  bool is_http() const { return protocol == "http"; }
+  std::string transport() const { return is_http() ? "tcp" : protocol; }
+  // One port of an entry leads to one container, but for http.
+  std::string key() const {
+    auto of_port = fmt::format("{}/{}/{}", entry, protocol, port);
+    return is_http() ? fmt::format("{}/{}/{}", of_port, home, name) : of_port;
+  }
   bool operator==(const Exposure&) const = default;
 };
 
@@ -43,6 +53,11 @@ Result<Exposure> parse_exposure(const std::string& key, const std::string& text)
 // "10.88.0.3/16"; without a slash the network is not known.
 Result<network::ExposedAddress> parse_exposed_address(const std::string& text);
 std::string exposed_address_text(const network::ExposedAddress& a);
+
+// What is ended gets no new requests, and has this long for those that it has.
+inline constexpr milliseconds kDrainLimit{30'000};
+// It is ending, and may still be asked for. For a home, which hears late that it is over: some seconds more.
+bool is_draining(const Exposure& e, milliseconds more = milliseconds(0));
 
 // Thread-safe.
 class Exposures {
@@ -72,8 +87,10 @@ class Exposures {
 
  private:
   void add_late_to(network::Placement& placement, const TunnelPaths& paths) const;
-  Result<> put_locked(const Exposure& e) REQUIRES(mu_);
+  Result<> put_locked(Exposure e) REQUIRES(mu_);
   Result<> hold_port_locked(const Exposure& e) REQUIRES(mu_);
+  Result<> check_port_locked(const Exposure& e) const REQUIRES(mu_);
+  uint16_t free_inner_port_locked() const REQUIRES(mu_);
   std::string peer_named(const std::string& fingerprint) const;
   state::Store& store_;
   const std::string own_;

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "base/wall_clock.h"
 #include "migrate/placements.h"
 #include "migrate/test_node.h"
 
@@ -147,6 +148,52 @@ TEST(ExposedAddress, TextAndBack) {
     EXPECT_EQ(exposed_address_text(*parse_exposed_address(text)), text);
   for (const char* bad : {"", "x", "10.88.0.3/33", "fd88::3/129", "10.88.0.3/", "10.88.0.3/-1"})
     EXPECT_FALSE(parse_exposed_address(bad)) << bad;
+}
+
+Exposure web(const std::string& entry, const std::string& home, const std::string& name) {
+  Exposure e = redis(entry, home, 8080);
+  e.protocol = "http";
+  e.name = name;
+  e.health = "/ready";
+  return e;
+}
+
+TEST_F(ExposuresTest, OfHttpSeveralShareAPort) {
+  ASSERT_TRUE(exposures->add(web("SHA256:own", "SHA256:azure", "web")));
+  ASSERT_TRUE(exposures->add(web("SHA256:own", "SHA256:gcp", "web")));
+  ASSERT_TRUE(exposures->add(web("SHA256:own", "SHA256:own", "web2")));
+  EXPECT_EQ(exposures->add(web("SHA256:own", "SHA256:own", "web2")).error().code(), Errc::kAlreadyExists);
+  begin();
+  std::vector<uint16_t> inner;
+  for (const auto& e : exposures->all()) inner.push_back(e.inner_port);
+  EXPECT_THAT(inner, ::testing::UnorderedElementsAre(20'000, 20'001, 20'002));
+  ASSERT_TRUE(exposures->remove(web("SHA256:own", "SHA256:gcp", "web").key()));
+  ASSERT_TRUE(exposures->add(web("SHA256:own", "SHA256:own", "web3")));
+  auto p = placement();
+  ASSERT_EQ(p.entries.size(), 3U);
+  for (const auto& e : p.entries) EXPECT_TRUE(e.inner && e.protocol == "tcp" && e.port >= 20'000 && e.port <= 20'002);
+}
+
+TEST_F(ExposuresTest, AHomeKeepsTheWayOpenWhileRequestsRun) {
+  auto e = web("SHA256:azure", "SHA256:own", "web");
+  e.ending = true;
+  e.ending_ms = unix_ms_now();
+  ASSERT_TRUE(exposures->put(e));
+  EXPECT_EQ(placement().exposed.size(), 1U);
+  // Or its clock has been set back.
+  for (int64_t off : {-41'000, 60'000}) {
+    e.ending_ms = unix_ms_now() + off;
+    ASSERT_TRUE(exposures->put(e));
+    EXPECT_THAT(placement().exposed, IsEmpty());
+  }
+}
+
+TEST_F(ExposuresTest, ReadsWhatAnEarlierVersionWrote) {
+  auto e = parse_exposure("a/tcp/1", R"({"entry":"a","home":"b","protocol":"tcp","port":1,"name":"n","engine":"",
+    "container_port":2,"entry_knows":true,"ending":false,"addresses":[]})");
+  ASSERT_TRUE(e) << e.error().message();
+  EXPECT_EQ(e->health, "");
+  EXPECT_EQ(parse_exposure(web("a", "b", "n").key(), to_text(web("a", "b", "n")))->health, "/ready");
 }
 
 }  // namespace

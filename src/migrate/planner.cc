@@ -6,6 +6,7 @@
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
 #include "migrate/entry_handover.h"
+#include "migrate/exposures.h"
 
 namespace transship::migrate {
 namespace {
@@ -120,6 +121,22 @@ Result<Planned> make_plan(const Services& services, const std::string& container
 
 namespace {
 
+// Ports of this node that the container publishes, and that lead to others.
+std::vector<Exposure> exposed_in_the_way(const Services& services, const engine::Container& wanted) {
+  std::vector<Exposure> all;
+  auto stored = services.store->exposed();
+  if (!stored) return all;
+  for (const auto& one : *stored) {
+    auto e = parse_exposure(one.key, one.facts);
+    if (!e || e->entry != services.identity.fingerprint().text()) continue;
+    bool publishes = std::ranges::any_of(
+        wanted.host_ports, [&](const auto& p) { return p.host_port == e->port && p.protocol == e->transport(); });
+    bool said = std::ranges::any_of(all, [&](const auto& o) { return o.port == e->port && o.protocol == e->protocol; });
+    if (publishes && !said) all.push_back(std::move(*e));
+  }
+  return all;
+}
+
 Result<> judge_container(const Services& services, const peer::JudgeRequest& request, const engine::Container& wanted,
                          peer::JudgeReply& reply) {
   auto add = [&](const std::string& check, peer::Verdict verdict, const std::string& found, const std::string& remedy) {
@@ -136,6 +153,12 @@ Result<> judge_container(const Services& services, const peer::JudgeRequest& req
   }
   TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
   for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
+  // The engine does not know of these before it starts it.
+  for (const auto& e : exposed_in_the_way(services, wanted))
+    add("host-port", peer::VERDICT_BLOCK,
+        fmt::format("port {}/{} of {} is an entry, and leads to {}", e.port, e.protocol, services.settings.node,
+                    e.name),
+        fmt::format("transship expose rm {}:{}/{}", services.settings.node, e.port, e.protocol));
   auto image = (*engine)->has_image(wanted);
   reply.set_image_present(image && *image);
   if (!request.criu_cpuinfo().empty()) {

@@ -39,6 +39,8 @@ struct Settings {
   criu::MethodFinding memory_method;
 };
 
+class MovingListener;
+
 struct Services {
   Settings settings;
   wire::Identity identity;
@@ -48,6 +50,7 @@ struct Services {
   plan::ReservationBook reservations{};
   Passing passing{};
   EntryHandover* entries = nullptr;  // set once, before the first move
+  MovingListener* moving = nullptr;  // set before anything moves; may stay null
 
   // kNotFound names the engines there are.
   Result<engine::Engine*> engine(std::string_view name) const;

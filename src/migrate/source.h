@@ -10,6 +10,7 @@
 #include "memory/image_sender.h"
 #include "migrate/live_memory.h"
 #include "migrate/memory_options.h"
+#include "migrate/moving_notice.h"
 #include "migrate/page_pusher.h"
 #include "migrate/peer_session.h"
 #include "migrate/phase.h"
@@ -100,6 +101,7 @@ class SourceMove {
   Result<> cleanup();
   void kill_source_tasks();
   void end_source_tasks();
+  void notice_begins();
   void fill_memory(local::Summary& summary) const;
 
   // What was measured, within the limit.
@@ -184,6 +186,7 @@ class SourceMove {
   network::CutoverFacts cutover_;  // from the plan on
   Thread taking_thread_;           // of old_connections_, beside the restore
   network::OldConnections old_connections_;
+  std::unique_ptr<MovingNotice> notice_;  // from just before the freeze until it runs again
   std::vector<std::string> warnings_;
 };
 

@@ -108,6 +108,12 @@ Result<plan::ConvergeLimits> SourceMove::converge_limits() {
 
 // ---- the destination at its gate
 
+// Those who look after it would take it for dead. Nobody waits for them.
+void SourceMove::notice_begins() {
+  if (notice_ || services_.moving == nullptr || cutover_.addresses.empty()) return;
+  notice_ = std::make_unique<MovingNotice>(*services_.moving, cutover_);
+}
+
 Result<> SourceMove::arm() {
   if (!dump_) TS_TRY(start_dump());
   peer::Request request;
@@ -122,6 +128,7 @@ ArmControl SourceMove::arm_control() {
   ArmControl control;
   control.start = [this] {
     if (arming_.exchange(true)) return;
+    notice_begins();
     arm_thread_ = Thread("arm", [this] {
       arm_outcome_ = arm();
       armed_ = true;

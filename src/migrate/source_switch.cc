@@ -76,6 +76,7 @@ Result<> SourceMove::get_ready() {
 
 void SourceMove::undo_ready() {
   withdraw_entries();
+  notice_.reset();
   services_.cutover->stay(cutover_);
   breakpoints_.reset();
   images_.reset();
@@ -95,6 +96,7 @@ void SourceMove::undo_ready() {
 Result<> SourceMove::freeze_and_dump() {
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
+  notice_begins();
   frozen_bytes_ = lanes_->counters().payload_bytes;
   urgent_ = std::make_unique<sys::Urgent>();
   reporter_.gap_begins();
@@ -153,6 +155,7 @@ void SourceMove::keep_unread() {
 
 void SourceMove::undo_freeze() {
   urgent_.reset();
+  if (notice_) notice_->end();
   if (!frozen_) return;
   frozen_ = false;
   give_connections_back();
@@ -318,6 +321,7 @@ Result<> SourceMove::release() {
   services_.passing.leave(planned_.survey.container.id, true);
   if (request_.new_address) end_connections(told.has_value());
   if (!follow_ && request_.new_address) kill_source_tasks();
+  if (notice_ && told && !request_.new_address) notice_->end();
   memory_.reset();
   if (!follow_) {
     end_source_tasks();
@@ -386,6 +390,7 @@ Result<> SourceMove::tell_commit() {
 Result<> SourceMove::cleanup() {
   services_.cutover->settled(cutover_);
   if (offered_) services_.entries->settle(cutover_);
+  notice_.reset();
   session_.reset();
   dump_.reset();
   breakpoints_.reset();

@@ -22,6 +22,9 @@ constexpr uint32_t kEntryPriority = 7'398;
 // unique local prefix whose 40 bits are the first ones of SHA-256("transship entry").
 constexpr uint32_t kSourceV4 = 198U << 24 | 18U << 16;
 constexpr std::array<uint8_t, 6> kSourceV6 = {0xfd, 0x79, 0x1e, 0xc1, 0x2c, 0xc3};
+// Link-local, beside the one of names, and in the prefix of the tunnel's addresses (network/tunnel_key.h).
+constexpr std::array<uint8_t, 4> kInnerV4 = {169, 254, 185, 80};
+constexpr std::array<uint8_t, 16> kInnerV6 = {0xfd, 0x80, 0xeb, 0xe5, 0x86, 0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80};
 
 unsigned number(const std::string& tunnel) { return tunnel_number_of(tunnel).value_or(0); }
 unsigned zone_of(const std::string& tunnel) { return kFirstEntryZone + number(tunnel); }
@@ -42,6 +45,8 @@ std::string with_port(const IpAddress& a, uint16_t port) {
 
 // To the entry's port; what is sent on its own loopback can't leave it.
 std::string to_entry(const EntryPort& e, const IpAddress& a, bool local) {
+  if (e.inner)
+    return fmt::format("{} daddr {} {} dport {}", family_word(a), inner_address(a.is_v4()).text(), e.protocol, e.port);
   auto elsewhere = !local ? "" : a.is_v4() ? "ip daddr != 127.0.0.0/8 " : "ip6 daddr != ::1 ";
   return fmt::format("meta nfproto {} {}fib daddr type local {} dport {}", a.is_v4() ? "ipv4" : "ipv6", elsewhere,
                      e.protocol, e.port);
@@ -88,6 +93,8 @@ Result<unsigned> tunnel_number_of(const std::string& interface) {
   return static_cast<unsigned>(n);
 }
 
+IpAddress inner_address(bool v4) { return v4 ? IpAddress::v4(kInnerV4) : IpAddress::v6(kInnerV6); }
+
 std::vector<IpAddress> entry_sources(const std::string& node) {
   std::array<uint8_t, SHA256_DIGEST_LENGTH> hash;
   auto text = "transship entry " + node;
@@ -129,13 +136,14 @@ void add_exposure_state(const Placement& p, PlacedState& s) {
 std::string entry_zone_rules(const Placement& p, bool local) {
   std::string out;
   for (const auto& e : p.entries) {
-    if (e.shut)
+    bool comes = local || !e.inner;
+    if (e.shut && comes)
       for (const auto& [a, prefix] : e.addresses) out += to_entry(e, a, local) + " drop\n";
     if (e.tunnel.empty()) continue;
     auto zone = fmt::format("ct zone set {}", zone_of(e.tunnel));
     for (const auto& [a, prefix] : e.addresses) {
       const auto* family = family_word(a);
-      if (!e.late) out += fmt::format("{} {}\n", to_entry(e, a, local), zone);
+      if (comes && !e.late) out += fmt::format("{} {}\n", to_entry(e, a, local), zone);
       if (local) continue;
       auto guests = guests_of(p, a.is_v4());
       auto back =
@@ -151,7 +159,7 @@ std::string entry_zone_rules(const Placement& p, bool local) {
 std::string entry_port_rules(const Placement& p, bool local) {
   std::string out;
   for (const auto& e : p.entries) {
-    if (e.shut || e.late) continue;
+    if (e.shut || e.late || (e.inner && !local)) continue;
     auto zone = e.tunnel.empty() ? "" : fmt::format("ct zone {} ", zone_of(e.tunnel));
     for (const auto& [a, prefix] : e.addresses)
       out += fmt::format("{}{} dnat {} to {}\n", zone, to_entry(e, a, local), family_word(a),
@@ -178,6 +186,11 @@ std::string entry_stray_rules(const Placement& p, bool out_of_here) {
   for (const auto& tunnel : exposed_tunnels(p))
     if (out_of_here)
       out += fmt::format("oifname != \"{}\" {} ct direction reply drop\n", tunnel, has_reply_mark(tunnel));
+  // A process on this host takes the loopback interface's for the largest packet of the way.
+  if (out_of_here && std::ranges::any_of(p.entries, &EntryPort::inner))
+    for (const auto& a : p.entry_sources)
+      out += fmt::format("{} saddr {} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n",
+                         family_word(a), a.text());
   return out;
 }
 
@@ -188,6 +201,14 @@ std::string entry_source_rules(const Placement& p) {
     for (const auto& [a, prefix] : e.addresses) {
       const auto* family = family_word(a);
       auto neighbours = prefix == 0 ? "" : fmt::format("{} saddr {}/{}", family, a.text(), prefix);
+      auto source = entry_source(p, a.is_v4());
+      if (e.inner && e.tunnel.empty()) {
+        // The container may go where the inner address is another host's.
+        if (source)
+          out += fmt::format("{0} saddr {1} {0} daddr {2} {3} dport {4} ct status dnat snat {0} to {5}\n", family,
+                             inner_address(a.is_v4()).text(), a.text(), e.protocol, e.container_port, source->text());
+        continue;
+      }
       if (e.tunnel.empty()) {
         // As the neighbour's own route would have the replies go past this host.
         if (prefix != 0)
@@ -195,7 +216,6 @@ std::string entry_source_rules(const Placement& p) {
                              family, neighbours, a.text(), e.protocol, e.container_port);
         continue;
       }
-      auto source = entry_source(p, a.is_v4());
       if (!source) continue;
       auto guests = guests_of(p, a.is_v4());
       for (const auto& who :

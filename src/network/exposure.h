@@ -31,6 +31,9 @@ struct EntryPort {
   std::string tunnel = {};  // interface to the container's home; empty: that is here
   bool shut = false;        // there is no way at the moment: clients wait, and are not told that nobody is here
   bool late = false;        // the port leads elsewhere now: what its connections send last still comes from there
+  // For this node's own HTTP gateway (src/gateway): `port` is one of inner_address(), which nobody else's packets
+  // reach.
+  bool inner = false;
   auto operator<=>(const EntryPort&) const = default;
 };
 
@@ -56,6 +59,10 @@ Result<unsigned> tunnel_number_of(const std::string& interface);
 // entry itself, or a neighbour by its own prefix. Not an address of any interface; the same for the same `node`, and
 // different for different ones as far as 17 (IPv4) or 80 bits can be.
 std::vector<IpAddress> entry_sources(const std::string& node);
+
+// An address of this host's loopback interface, the same on every node, whose ports lead processes of this host to
+// containers.
+IpAddress inner_address(bool v4);
 
 // Rules of chains in table kPlacementTable, one a line; empty: no need of it. Requires: tunnels have numbers.
 std::string entry_zone_rules(const Placement& p, bool local);  // filter, prerouting or output, before tracking

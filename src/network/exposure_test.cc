@@ -71,6 +71,25 @@ TEST(Exposure, RoutesAndRulesForEachTunnel) {
               HasSubstr("rule add pref 7398 fwmark 0x830000/0xff0000 table 74303 protocol 185\n"));
 }
 
+// For HAProxy on the entry, and for nobody else: no rule for what comes in.
+TEST(Exposure, OfTheGatewayIsReachedFromTheHostOnly) {
+  for (const char* tunnel : {"", "ts3"}) {
+    EntryPort e{.port = 20'001, .addresses = {{kBox[0], 16}}, .container_port = 80, .tunnel = tunnel, .inner = true};
+    Placement p{.tunnels = {"ts3"}, .away = {}, .guests = {}, .entries = {e}};
+    p.entry_sources = entry_sources("SHA256:own");
+    EXPECT_THAT(entry_port_rules(p, false), "");
+    EXPECT_THAT(entry_port_rules(p, true),
+                HasSubstr("ip daddr 169.254.185.80 tcp dport 20001 dnat ip to 10.88.0.3:80\n"));
+    EXPECT_THAT(entry_zone_rules(p, false), Not(HasSubstr("20001")));
+    EXPECT_THAT(entry_source_rules(p), HasSubstr("snat ip to " + p.entry_sources[0].text()));
+    EXPECT_THAT(entry_stray_rules(p, true), HasSubstr("ip saddr " + p.entry_sources[0].text() + " tcp flags"));
+    p.entries[0].shut = true;
+    EXPECT_THAT(entry_zone_rules(p, false), Not(HasSubstr("drop")));
+    EXPECT_THAT(entry_zone_rules(p, true), HasSubstr("ip daddr 169.254.185.80 tcp dport 20001 drop\n"));
+  }
+  EXPECT_EQ(inner_address(false).text(), "fd80:ebe5:8657::80");
+}
+
 // Nothing of tunnels and zones: as a port that the engine has published.
 TEST(Exposure, OfTheHomeItselfIsAPublishedPort) {
   Placement p{.tunnels = {}, .away = {}, .guests = {}, .entries = entries("")};

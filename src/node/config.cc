@@ -116,6 +116,8 @@ const auto& entries() {
       Entry{"names.address", Text{&Config::names_address, false, {}, check_ipv4},
             "of the nameserver, the same on every node; on an interface of its own"},
       Entry{"names.program", Text{&Config::names_program, false, {}, check_program}, "dnsmasq"},
+      Entry{"http.program", Text{&Config::http_program, false, {}, check_program},
+            "HAProxy, for http entries of this node (docs/network.md)"},
   };
   return kEntries;
 }

@@ -42,6 +42,7 @@ struct Config {
   std::string names_domain = "transship";
   std::string names_address = "169.254.185.53";
   std::string names_program = "dnsmasq";
+  std::string http_program = "haproxy";
 };
 
 // One documented value, for --check-config and the table in docs/configuration.md.

@@ -6,6 +6,7 @@
 namespace transship::node {
 
 Result<local::ExposeReply> expose(migrate::Exposer& exposer, const local::ExposeRequest& request);
-Result<local::ExposuresReply> list_exposures(const migrate::Exposer& exposer);
+Result<local::ExposeRemoveReply> end_exposed(migrate::Exposer& exposer, const local::ExposeRemoveRequest& request);
+Result<local::ExposuresReply> list_exposures(migrate::Exposer& exposer);
 
 }  // namespace transship::node

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <thread>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -27,6 +29,8 @@ namespace {
 
 constexpr milliseconds kGarbageEvery{30'000};
 constexpr milliseconds kExposuresEvery{5'000};
+constexpr milliseconds kDrainingEvery{1'000};
+constexpr milliseconds kHttpEvery{500};
 constexpr milliseconds kProbeLimit{5000};
 constexpr int kDescriptors = 4096;
 // In the prefix of the tunnel's addresses (network/tunnel_key.h).
@@ -110,6 +114,17 @@ NamesOptions names_options(const Config& config) {
   return o;
 }
 
+gateway::GatewayOptions http_options(const Config& config) {
+  // As many as an entry may use at once; it is the containers that do the work.
+  constexpr unsigned kThreads = 4;
+  gateway::GatewayOptions o;
+  o.program = config.http_program;
+  o.directory = config.run_dir + "-http";
+  o.threads = std::clamp(std::thread::hardware_concurrency(), 1U, kThreads);
+  o.ipv6 = ::access("/proc/net/if_inet6", F_OK) == 0;
+  return o;
+}
+
 // What the dump of memory may look like here: found out now, so that no move waits for it.
 Result<criu::MethodFinding> find_memory_method(const Config& config) {
   std::string scratch = config.run_dir + "/probe";
@@ -179,7 +194,9 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   auto& by_tunnel = *owned_cutover;
   if (config.cutover_driver == "tunnel") services.cutover = std::move(owned_cutover);
   if (auto r = placements.load(); !r) TS_LOG_ERROR("network: {}", r.error().message());
-  migrate::Exposer exposer(services, placements, exposures, *tunnel);
+  migrate::HttpEntries http(http_options(config), exposures);
+  migrate::Exposer exposer(services, placements, exposures, *tunnel, &http);
+  services.moving = &exposer;
   migrate::EntryHandover entries(services, placements, exposures, exposer);
   services.entries = &entries;
   NetworkWatch network(placements, by_tunnel, *tunnel);
@@ -200,7 +217,18 @@ Result<> serve(const Config& config, const sigset_t& signals) {
     while (sleep_for(kGarbageEvery, stop)) collect_garbage(services);
   });
   Thread exposing("exposing", [&] {
-    while (sleep_for(kExposuresEvery, stop)) exposer.keep_up();
+    auto next = Deadline::in(kExposuresEvery);
+    while (sleep_for(kDrainingEvery, stop)) {
+      exposer.keep_up_draining();
+      if (!next.passed()) continue;
+      exposer.keep_up();
+      next = Deadline::in(kExposuresEvery);
+    }
+  });
+  Thread http_entries("http", [&] {
+    do {
+      exposer.keep_up_http();
+    } while (sleep_for(kHttpEvery, stop));
   });
   // What these ask programs for is remembered, so that the first plan does not wait for it.
   Thread warm("warm-up", [&] {

@@ -13,7 +13,8 @@ constexpr milliseconds kLookEvery{30'000};
 
 }  // namespace
 
-Result<local::NetworkCheckReply> check_network(migrate::Placements& placements, bool repair) {
+Result<local::NetworkCheckReply> check_network(migrate::Placements& placements, const migrate::Exposer& exposer,
+                                               bool repair) {
   TS_TRY_ASSIGN(auto found, placements.compare());
   local::NetworkCheckReply reply;
   for (const auto& c : placements.all()) {
@@ -25,11 +26,13 @@ Result<local::NetworkCheckReply> check_network(migrate::Placements& placements, 
     container->set_peer(c.peer);
   }
   for (const auto& one : found.missing) reply.add_missing(one);
+  auto http_missing = exposer.missing_http();  // looked after twice a second in any case
+  for (const auto& one : http_missing) reply.add_missing(one);
   for (const auto& one : found.extra) reply.add_extra(one);
-  if (!repair || found.empty()) return reply;
+  if (!repair || (found.empty() && http_missing.empty())) return reply;
   TS_TRY(placements.apply(true));
   TS_TRY_ASSIGN(auto left, placements.compare());
-  reply.set_repaired(left.empty());
+  reply.set_repaired(left.empty() && http_missing.empty());
   return reply;
 }
 

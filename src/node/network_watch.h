@@ -2,6 +2,7 @@
 // administrators remove tables.
 #pragma once
 #include "base/thread.h"
+#include "migrate/exposer.h"
 #include "migrate/placements.h"
 #include "migrate/tunnel_cutover.h"
 #include "proto/local.pb.h"
@@ -9,7 +10,8 @@
 namespace transship::node {
 
 // What is known of moved containers here, and how the kernel differs from it; `repair` puts that right and looks again.
-Result<local::NetworkCheckReply> check_network(migrate::Placements& placements, bool repair);
+Result<local::NetworkCheckReply> check_network(migrate::Placements& placements, const migrate::Exposer& exposer,
+                                               bool repair);
 
 class NetworkWatch {
  public:

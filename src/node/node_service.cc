@@ -206,12 +206,12 @@ class NodeService final : public local::Node::Service {
     return answer([&] { return give(list_exposures(exposer_), reply); });
   }
   grpc::Status ExposeRemove(grpc::ServerContext*, const local::ExposeRemoveRequest* request,
-                            local::ExposeRemoveReply*) override {
-    return answer([&] { return exposer_.end(request->protocol(), request->node(), request->port()); });
+                            local::ExposeRemoveReply* reply) override {
+    return answer([&] { return give(end_exposed(exposer_, *request), reply); });
   }
   grpc::Status NetworkCheck(grpc::ServerContext*, const local::NetworkCheckRequest* request,
                             local::NetworkCheckReply* reply) override {
-    return answer([&] { return give(check_network(placements_, request->repair()), reply); });
+    return answer([&] { return give(check_network(placements_, exposer_, request->repair()), reply); });
   }
 
   grpc::Status Names(grpc::ServerContext*, const local::NamesRequest*, local::NamesReply* reply) override {

@@ -53,7 +53,9 @@ class ControlSession {
       case peer::Request::kFill: return fill(request.fill());
       case peer::Request::kPlaced: return done_if(cutover_.told(peer_.name, request.placed()));
       case peer::Request::kExpose: return done_if(exposer_.asked(peer_.name, request.expose()));
-      case peer::Request::kEntry: return done_if(exposer_.told(peer_.name, request.entry()));
+      case peer::Request::kEntry: return entry(request.entry());
+      case peer::Request::kMoving: return done_if(exposer_.told_moving(peer_.name, request.moving()));
+      case peer::Request::kPause: return done_if(exposer_.told_pause(peer_.name, request.pause()));
       case peer::Request::kHandover: return handover(request.handover());
       case peer::Request::kSettled: return settled(request.settled().move_id());
       case peer::Request::kNames: return names_.answer(peer_.name, request.names());
@@ -66,6 +68,13 @@ class ControlSession {
   static Result<peer::Reply> done_if(Result<> outcome) {
     if (!outcome) return std::unexpected(std::move(outcome).error());
     return done();
+  }
+  Result<peer::Reply> entry(const peer::EntryRequest& request) {
+    TS_TRY_ASSIGN(bool draining, exposer_.told(peer_.name, request));
+    auto reply = done();
+    reply.mutable_done()->set_draining(draining);
+    reply.mutable_done()->set_state(exposer_.state_for(peer_.name, request));
+    return reply;
   }
   Result<peer::Reply> node_facts() {
     TS_TRY_ASSIGN(NodeFacts facts, services_.node_facts());

@@ -22,6 +22,8 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kExpose:
     case Q::kEntry:
     case Q::kSettled:
+    case Q::kMoving:
+    case Q::kPause:
     case Q::kAbort: return R::kDone;
     case Q::kArm: return R::kAtGate;
     case Q::kFill: return R::kFill;

@@ -6,10 +6,12 @@ Every one of the clouds is the entry, the home or the place of the container at 
 """
 
 import json
+import subprocess
 import time
 
 import pytest
 
+from demokit.http_echo import PodmanEcho, UDP_PORT
 from demokit.load import Load, longest_silence_ms
 from labkit import deploy, services
 from moving import move
@@ -176,6 +178,46 @@ def test_it_ends_with_the_peer(guest, hosts, open_entries):  # noqa: F811
     expose(openstack, "rm", f"openstack:{PORT}")
 
 
+# ADDRESS PORT: a numbered datagram every 10 ms until a line comes; then those without an answer for 5 s are missing.
+DATAGRAMS = r"""
+import json, select, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], int(sys.argv[2])))
+sent, missing, last, longest = 0, set(), time.monotonic(), 0
+def take(seconds):
+    global last, longest
+    while select.select([s], [], [], seconds)[0]:
+        missing.discard(int(s.recv(100)))
+        longest, last, seconds = max(longest, time.monotonic() - last), time.monotonic(), 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    s.send(str(sent).encode()); missing.add(sent); sent += 1
+    take(0.01)
+    if sent == 1: take(5); print("ready", flush=True)
+end = time.monotonic() + 5
+while missing and time.monotonic() < end: take(0.1)
+print(json.dumps({"sent": sent, "missing": sorted(missing), "longest_ms": round(longest * 1000)}))
+"""
+
+
+def test_datagrams_are_answered_across_a_move(hosts):  # noqa: F811
+    aws, azure, openstack = hosts
+    echo = PodmanEcho(aws.lab, "echo", "10.88.0.63")
+    try:
+        echo.create(aws)
+        expose(aws, "echo", f"{UDP_PORT}/udp", "--on", f"openstack:{PORT}")
+        asking = aws.lab.host("client").popen(["python3", "-c", DATAGRAMS, openstack.address, str(PORT)], stdin=subprocess.PIPE,
+                                              stdout=subprocess.PIPE, text=True)
+        assert asking.stdout.readline() == "ready\n"
+        done(move(aws, "echo", "azure"))
+        report = json.loads(asking.communicate("stop\n", timeout=30)[0])
+        print(report)
+        assert report["missing"] == [] and report["sent"] > 50
+        expose(openstack, "rm", f"openstack:{PORT}/udp")
+    finally:
+        echo.remove()
+    services.wait_until("nobody exposes it", lambda: all(exposures(h) == [] for h in hosts))
+    wait_nothing_placed(hosts)
+
+
 def test_what_cannot_be_is_said_and_leaves_nothing(guest, hosts, open_entries):  # noqa: F811
     aws, azure, openstack = hosts
     s = guest(mib=1, clients=0, options=["-p", "7390:6379"])
@@ -191,6 +233,13 @@ def test_what_cannot_be_is_said_and_leaves_nothing(guest, hosts, open_entries): 
     refused(FAILED, "port 7440/tcp is taken", "redis", 6379, "--on", "aws:7440")
     refused(FAILED, "port 7440/tcp is taken", "redis", 6379, "--on", "azure:7440")
     refused(FAILED, "port 7390/tcp is taken", "redis", 6379, "--on", "aws:7390")
+    # What it publishes itself can't be had where an entry is.
+    expose(aws, "redis", 6379, "--on", "azure:7390")
+    plan = aws.run(["transship", "plan", "redis", "--to", "azure", "--json"], check=False)
+    assert plan.returncode == REFUSED
+    assert [(r["check"], r["found"]) for r in map(json.loads, plan.stdout.splitlines()) if r.get("verdict") == "blocks"] == \
+        [("host-port", "port 7390/tcp of azure is an entry, and leads to redis")]
+    expose(aws, "rm", "azure:7390")
     open_entries(aws, azure)
     refused(FAILED, f"azure: port {PORT}/tcp leads to redis already", "redis", 6379, "--on", f"azure:{PORT}")
     refused(FAILED, "leads to no container", "rm", "aws:1")
