@@ -152,6 +152,8 @@ Result<> SourceMove::reserve() {
   cutover_.destination = request_.peer;
   cutover_.destination_address = session_->remote().host;
   services_.cutover->identify(cutover_);
+  // Drivers other than the tunnel know of no homes; entries and names do.
+  if (request_.new_address && cutover_.home.empty()) cutover_.home = services_.identity.fingerprint().text();
   *r.mutable_container() = to_facts(s.container);
   r.mutable_container()->set_home(cutover_.home);
   r.mutable_container()->set_home_id(cutover_.home_id);

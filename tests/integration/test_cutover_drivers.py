@@ -6,6 +6,8 @@ from demokit.runc_subject import RuncRedis
 from labkit import deploy, services
 from moving import DONE, RunningMove, Scene, move
 from test_daemon_killed import kill_daemon, start_daemon
+from test_expose import PORT, exposures, expose, ping
+from test_names import ask
 from test_tunnel_moves import check_clients, done, placed
 
 ADDRESS = "10.88.0.30"
@@ -73,8 +75,9 @@ def test_a_plain_bundle(make, hosts, driver):
 
 def test_with_a_new_address(make, hosts, driver):
     """The hook hears of it; with the tunnel nobody in between has anything to do with it."""
-    aws, azure, _ = hosts
+    aws, azure, openstack = hosts
     s = make(clients=0)
+    expose(aws, "redis", 6379, "--on", f"openstack:{PORT}")
     summary = done(move(aws, "redis", "azure", "--new-ip"))
     old, (new,) = s.redis.address, summary["new_addresses"]
     assert summary["old_addresses"] == [old] and new != old
@@ -88,9 +91,12 @@ def test_with_a_new_address(make, hosts, driver):
         s.redis.address = new
         runs_only_on(s, azure)
         assert s.redis.mark(azure) == "kept"
+        assert summary["entries"] == [f"openstack:{PORT}/tcp"] and ping(driver.host("client"), openstack.address) == "PONG"
+        assert {ask(h, "redis.transship") for h in hosts} == {new}
     finally:
         driver.unroute(new)
         s.redis.remove(azure)
+        services.wait_until("nobody exposes it", lambda: all(exposures(h) == [] for h in hosts))
 
 
 def test_a_move_that_is_given_up(make, hosts):
