@@ -12,7 +12,7 @@ import pytest
 
 from demokit.http_echo import HttpLoad, PodmanEcho, PORT
 from labkit import deploy, services
-from moving import move
+from moving import CANCELLED, RunningMove, move
 from test_daemon_killed import kill_daemon, start_daemon
 from test_expose import check_network, expose, exposures
 from test_move_fails import restart_daemon
@@ -87,6 +87,7 @@ def test_one_of_two_moves_and_then_the_only_one(webs, hosts):  # noqa: F811
     for web in webs:
         expose(aws, web.name, f"{PORT}/http", "--on", f"openstack:{ENTRY}")
     wait_states(openstack, web1="up", web2="up")
+    wait_states(aws, web1="up", web2="up")  # it asks the entry
     code, body = get(client, openstack)
     answer = json.loads(body)
     assert code == 200 and answer["forwarded"] == [client.address] and answer["peer"].startswith("::ffff:198.1")
@@ -119,6 +120,12 @@ def test_one_of_two_moves_and_then_the_only_one(webs, hosts):  # noqa: F811
     load = HttpLoad(client, openstack.address, ENTRY)
     azure.lab.shape("azure", rate="200mbit")
     try:
+        cancelled = RunningMove(azure, "web1", "aws", ("--mode", "stop-copy"))
+        assert cancelled.wait_phase("dump")
+        wait_states(openstack, web1="paused")
+        cancelled.interrupt()
+        assert cancelled.outcome().code == CANCELLED
+        wait_states(openstack, web1="up")
         summary = done(move(azure, "web1", "aws", "--mode", "stop-copy"))
     finally:
         azure.lab.clear_shape("azure")
@@ -181,9 +188,11 @@ def test_it_lasts_over_daemons_and_haproxies(webs, hosts):  # noqa: F811
     load = HttpLoad(client, openstack.address, ENTRY)
     for host in (openstack, aws):
         kill_daemon(host)
-    assert set(names(client, openstack)) == {"web1", "web2"}
-    for host in (openstack, aws):
-        start_daemon(host)
+    try:
+        assert set(names(client, openstack)) <= {"web1", "web2"}  # beside the load it may be the same one each time
+    finally:
+        for host in (openstack, aws):
+            start_daemon(host)
     wait_states(openstack, web1="up", web2="up")
     assert haproxy_pid(openstack) == pid
     # One with another configuration, of an older version for example, hands its port on. Its clients are told to begin anew.
@@ -201,7 +210,7 @@ def test_it_lasts_over_daemons_and_haproxies(webs, hosts):  # noqa: F811
     assert set(names(client, openstack)) == {"web1", "web2"}
     openstack.run("ip addr del 169.254.185.80/32 dev lo")
     services.wait_until("the address is back", lambda: "185.80" in openstack.run("ip -o addr show dev lo").stdout)
-    assert names(client, openstack, 1) != [503]
+    services.wait_until("an answer", lambda: get(client, openstack)[0] == 200)
 
 
 def test_what_cannot_be_is_said(webs, hosts):  # noqa: F811
