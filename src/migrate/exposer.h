@@ -60,7 +60,8 @@ class Exposer final : public MovingListener {
 
   // As the home: from the node that has a container, or from the entry.
   Result<> asked(const std::string& peer, const peer::ExposeRequest& request);
-  // As the entry: from the home, or from the node that the home has named as the next one. True, when it was asked to end: it still has requests.
+  // As the entry: from the home, or from the node that the home has named as the next one. True, when it was asked to
+  // end: it still has requests.
   Result<bool> told(const std::string& peer, const peer::EntryRequest& request);
 
   // From the source of a move: the container is about to stand still, or that is over. Its home hears of it, and the

@@ -245,6 +245,7 @@ def tidy(hosts) -> None:
         host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
         left += leftovers(host)
         host.run([DRILL, "clean"], check=False)
+        host.run("for id in /run/runc/*; do [ -e $id ] && runc delete --force ${id##*/}; done", check=False, timeout=60)
     assert left == [], f"left behind: {left}"
 
 
