@@ -20,12 +20,15 @@ std::string path_of(const std::string& server) { return fmt::format("{}/{}", kBa
 
 // Nothing of it limits how long a connection or an answer may last, as nothing does when a client speaks to a container
 // itself; only who begins a request and does not end it is shut out. A connection to a container is tried again for a
-// minute: while it is moving alone behind its entry nobody is told that it isn't there.
+// minute: while it is moving alone behind its entry nobody is told that it isn't there. A request that may be made
+// twice is, when its connection ends without an answer: a container that comes back with another address has lost its
+// connections.
 constexpr const char* kDefaults =
     "defaults\n"
     "  mode http\n"
-    "  timeout connect 5s\n"
-    "  retries 12\n"
+    "  timeout connect 2s\n"
+    "  retries 30\n"
+    "  retry-on conn-failure empty-response\n"
     "  option redispatch 1\n"
     "  timeout queue 60s\n"
     "  timeout check 2s\n"
@@ -76,7 +79,8 @@ std::string haproxy_config(const GatewayOptions& o, const Entry& entry, const Pr
   out += fmt::format("frontend entry\n  bind 0.0.0.0:{}\n", entry.port);
   if (o.ipv6) out += fmt::format("  bind [::]:{} v6only\n", entry.port);
   out += fmt::format("  default_backend {}\n", kBackendSection);
-  out += fmt::format("backend {}\n  balance leastconn\n", kBackendSection);
+  out += fmt::format("backend {}\n  balance leastconn\n  http-request disable-l7-retry unless METH_GET\n",
+                     kBackendSection);
   if (!entry.health.empty())
     out += fmt::format("  option httpchk\n  http-check send meth GET uri {} ver HTTP/1.1 hdr Host localhost\n",
                        entry.health);

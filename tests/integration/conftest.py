@@ -18,8 +18,7 @@ from moving import Scene  # noqa: E402
 
 PREFIX = "test-"  # then the pid of the test run
 # What takes about as long as all the rest.
-SECOND_HALF = {"test_bench_move", "test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails",
-               "test_pager", "test_shared_memory", "test_tracker"}
+SECOND_HALF = {"test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails", "test_shared_memory"}
 
 
 def pytest_addoption(parser):

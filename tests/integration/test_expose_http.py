@@ -102,9 +102,11 @@ def test_one_of_two_moves_and_then_the_only_one(webs, hosts):  # noqa: F811
     check_network(hosts)
 
     # web2 goes while it has a request.
-    slow = [client.popen(["curl", "-sS", "-m", "20", f"http://{openstack.address}:{ENTRY}/slow?6"], stdout=subprocess.PIPE, text=True)
-            for _ in webs]  # one each
-    services.wait_until("both have one", lambda: sessions(openstack) == {"web1": 1, "web2": 1})
+    slow = []
+    for _ in webs:  # the second one goes to whoever has none
+        slow.append(client.popen(["curl", "-sS", "-m", "20", f"http://{openstack.address}:{ENTRY}/slow?6"], stdout=subprocess.PIPE, text=True))
+        services.wait_until("it is there", lambda: sum(sessions(openstack).values()) == len(slow))
+    assert sessions(openstack) == {"web1": 1, "web2": 1}
     load = HttpLoad(client, openstack.address, ENTRY)
     said = expose(openstack, "rm", f"openstack:{ENTRY}/http", "web2", "--json").stdout
     assert json.loads(said)["draining"] is True
@@ -241,6 +243,26 @@ def test_what_cannot_be_is_said(webs, hosts):  # noqa: F811
         azure.put(deploy.CONFIG, config)
         restart_daemon(azure)
     assert exposures(azure) == []
+
+
+def test_it_comes_back_with_another_address(webs, hosts):  # noqa: F811
+    """Clients' connections stay, those to the container are made anew: once by itself, once with another beside it."""
+    aws, azure, openstack = hosts
+    client = webs[0].lab.host("client")
+    for others in ((), ("web2",)):
+        source, destination = (aws, azure) if not others else (azure, aws)
+        for name in ("web1",) if not others else others:
+            expose(aws, name, f"{PORT}/http", "--on", f"openstack:{ENTRY}")
+        wait_states(openstack, web1="up", **dict.fromkeys(others, "up"))
+        load = HttpLoad(client, openstack.address, ENTRY)
+        summary = done(move(source, "web1", destination.name, "--new-ip"))
+        time.sleep(1)
+        report = check_load(load, {"web1", *others})
+        print(destination.name, summary["gap_ms"], "longest request", report["longest_ms"])
+        wait_states(openstack, web1="up", **dict.fromkeys(others, "up"))
+        assert [e["container"] for e in exposures(destination) if e["node"] == "openstack"].count("web1") == 1
+        services.wait_until("the old home has forgotten it", lambda: "web1" not in states(source))
+    check_network(hosts)
 
 
 def test_it_ends_with_its_container(webs, hosts):  # noqa: F811
