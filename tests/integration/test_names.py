@@ -263,7 +263,7 @@ def test_killed_programs_come_back(hosts, redis):
     begin = time.monotonic()
     wait_answer([aws], "steady.transship", "10.88.0.46")
     print(f"dnsmasq is back after {time.monotonic() - begin:.2f} s")
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 4.0  # a second until it is noticed, and as long as its start takes
     aws.run(["ip", "link", "del", "tsnames"])
     services.wait_until("the interface is back", lambda: ask(aws, "steady.transship") == "10.88.0.46")
     assert ask(aws, "steady.transship", server="fd80:ebe5:8657::53") == "10.88.0.46"
