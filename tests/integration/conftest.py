@@ -17,12 +17,22 @@ import gate_kit  # noqa: E402
 from moving import Scene  # noqa: E402
 
 PREFIX = "test-"  # then the pid of the test run
+# What measures the lab, or the processors' share that a program gets.
+ALONE = {"test_lab", "test_lab_network", "test_what_does_not_converge_is_slowed_down_and_then_given_up"}
 # What takes about as long as all the rest.
 SECOND_HALF = {"test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails", "test_shared_memory"}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--half", choices=("1", "2"), help="only the tests of one half, so that both can run at once, in a lab each")
+    parser.addoption("--half", choices=("0", "1", "2"), help="only the tests of one half, so that both can run at once, in a lab each; "
+                                                             "0: only those that nothing else may run beside")
+
+
+def half_of(item) -> str:
+    module = item.module.__name__
+    if {module, item.originalname} & ALONE:
+        return "0"
+    return "2" if module in SECOND_HALF else "1"
 
 
 def pytest_configure(config):
@@ -34,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
     # The others put what they like in the programs' places; the daemons are deployed, once, when they have ended.
     items.sort(key=lambda item: "moving_lab" in item.fixturenames)
     if half := config.getoption("--half"):
-        wanted = [item for item in items if (item.module.__name__ in SECOND_HALF) == (half == "2")]
+        wanted = [item for item in items if half_of(item) == half]
         config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
         items[:] = wanted
     if os.geteuid() != 0:

@@ -79,18 +79,17 @@ pytest_stage() {
   run_pytest "$@"
 }
 
-# What measures the lab first, by itself. Then all others in two labs at once: most of the time tests wait for something.
+# What measures first, by itself. Then all others in two labs at once: most of the time tests wait for something.
 # What the second half prints is shown when it has ended.
 integration_stages() {
   local preset=$1 filter=$2 second
-  pytest_stage lab "$preset" "$filter" tests/integration/test_lab.py tests/integration/test_lab_network.py
+  pytest_stage measuring "$preset" "$filter" tests/integration --half 0
   stage "integration tests"
   STAGES+=("$RESULTS/integration-1.xml" "$RESULTS/integration-2.xml")
   run_pytest integration-2 "$preset" "$filter" tests/integration --half 2 \
     >"$RESULTS/integration-2.log" 2>&1 &
   second=$!
-  run_pytest integration-1 "$preset" "$filter" tests/integration --half 1 \
-    --ignore tests/integration/test_lab.py --ignore tests/integration/test_lab_network.py
+  run_pytest integration-1 "$preset" "$filter" tests/integration --half 1
   wait "$second"
   cat "$RESULTS/integration-2.log"
 }
