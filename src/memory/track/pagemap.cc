@@ -127,7 +127,7 @@ Result<Pagemap::Walk> Pagemap::take_written(uint64_t start, uint64_t end, uint64
 
 Result<Pagemap::Walk> Pagemap::written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out) {
   constexpr uint64_t kNot = kZeroPage | kFile;
-  return scan({0, kNot, kWritten | kNot, kPresent | kSwapped}, start, end, max_pages, out);
+  return scan({kCheckProtectable, kNot, kWritten | kNot, kPresent | kSwapped}, start, end, max_pages, out);
 }
 
 Result<Pagemap::Walk> Pagemap::dropped(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out) {

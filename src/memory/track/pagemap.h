@@ -25,7 +25,7 @@ class Pagemap {
   };
   // Written since it was last protected (or ever), and protects it in the same step. Needs a userfaultfd.
   Result<Walk> take_written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
-  // The same without protecting. Memory that no userfaultfd covers counts as written.
+  // The same without protecting.
   Result<Walk> written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Of private file mappings: protected pages that were dropped since, which leave a mark but count as not written.
   // Pages that are swapped out look the same.

@@ -15,6 +15,8 @@ namespace {
 constexpr milliseconds kInjection{3'000};
 // A range replaced by new mappings again and again while it is scanned: the rest of it comes with the next round.
 constexpr int kScanAttempts = 4;
+// Below it the kernel may refuse an address whatever it is asked (vm.mmap_min_addr).
+constexpr uint64_t kLowAddresses = 2U << 20;
 // In the middle of an exec nothing can be brought into a process. What is so in this many rounds counts as lasting.
 constexpr int kAttempts = 4;
 // By then a direct read that was under way at a scan has ended.
@@ -81,22 +83,28 @@ Result<bool> ScanTracker::attach(Task& task, Pass& pass) {
   return false;
 }
 
-// An exec leaves our userfaultfd with an address space that is no more. Asked by registering something once again:
-// the scan of an old pagemap is an error on some kernels only.
+// An exec leaves our userfaultfd with an address space that is no more. The scan of an old pagemap is an error on some
+// kernels only.
 Result<bool> ScanTracker::attached_still(Task& task, const std::vector<Vma>& vmas) {
-  auto any = std::ranges::find_if(vmas, is_private_memory);
+  auto any = std::ranges::find_if(vmas, [](const Vma& v) { return v.start > kLowAddresses && is_private_memory(v); });
   if (any == vmas.end()) return true;
-  TS_TRY_ASSIGN(Registration answer, register_range(task.uffd.get(), any->start, any->end));
-  return answer != Registration::kOtherMemory;
+  return address_space_lives(task.uffd.get(), any->start - kPageBytes);
 }
 
 // Also of memory that needs no registration, because somebody else has done it: then it is not ours to protect.
-Result<> ScanTracker::register_vma(Task& task, const Vma& vma, Pass& pass, bool& done) {
-  TS_TRY_ASSIGN(Registration answer, register_range(task.uffd.get(), vma.start, vma.end));
-  if (answer == Registration::kBusy) task.untracked = kOwnUserfaultfd;
-  done = answer == Registration::kDone;
-  if (done) ++pass.stats.mappings;
-  return {};
+Result<bool> ScanTracker::register_vma(Task& task, const Vma& vma, Pass& pass) {
+  for (int attempt = 0; attempt < kScanAttempts; ++attempt) {
+    TS_TRY_ASSIGN(Registration answer, register_range(task.uffd.get(), vma.start, vma.end));
+    if (answer == Registration::kBusy) task.untracked = kOwnUserfaultfd;
+    if (answer != Registration::kDone) return false;
+    TS_TRY_ASSIGN(bool anew, unprotect_range(task.uffd.get(), vma.start, vma.end));
+    if (!anew) continue;  // replaced by another just now
+    ++pass.stats.mappings;
+    return true;
+  }
+  // Some of it may be registered and bear old marks, and nothing would tell. This takes off all marks of the process.
+  task.uffd.reset();
+  return false;
 }
 
 Result<Pagemap::Walk> ScanTracker::take_marked(Task& task, uint64_t start, uint64_t end, uint64_t max_pages,
@@ -122,8 +130,7 @@ Result<> ScanTracker::scan_vma(Task& task, const Vma& vma, Pass& pass) {
                   }));
     if (!unregistered) return {};
     marked = true;  // something has taken the place of what /proc/PID/maps told: perhaps a file mapping
-    bool registered = false;
-    TS_TRY(register_vma(task, vma, pass, registered));
+    TS_TRY_ASSIGN(bool registered, register_vma(task, vma, pass));
     // Memory that never can be registered counts as written in the last round, so nothing is lost.
     if (!registered) return {};
   }
@@ -148,9 +155,8 @@ Result<> ScanTracker::scan_task(Task& task, Pass& pass) {
     TS_TRY(pass.cancel.check());
     if (vma.path == "anon_inode:[io_uring]") task.untracked = kIoUring;
     if (!is_private_memory(vma)) continue;
-    bool registered = false;
-    if (fresh) TS_TRY(register_vma(task, vma, pass, registered));
-    if (!task.untracked.empty()) break;
+    if (fresh) TS_TRY(register_vma(task, vma, pass));
+    if (!task.untracked.empty() || !task.uffd.valid()) break;
     TS_TRY(scan_vma(task, vma, pass));
   }
   if (fresh) pass.stats.mappings = mappings;
@@ -208,8 +214,14 @@ Result<> ScanTracker::scan_frozen(Task& task, const std::vector<Vma>& vmas, bool
       TS_TRY(pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
         return task.pagemap->dropped(start, vma.end, max_pages, out);
       }));
+    TS_TRY_ASSIGN(bool unregistered,
+                  pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
+                    return task.pagemap->written(start, vma.end, max_pages, out);
+                  }));
+    // It has come since the last round, or has lost its registration: then its marks tell nothing.
+    if (!unregistered) continue;
     TS_TRY(pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
-      return task.pagemap->written(start, vma.end, max_pages, out);
+      return task.pagemap->populated(start, vma.end, max_pages, out);
     }));
   }
   return {};

@@ -42,7 +42,7 @@ class ScanTracker final : public DirtyTracker {
   Result<> inject(Task& task, Pass& pass);
   Result<bool> attached_still(Task& task, const std::vector<Vma>& vmas);
   static MemoryDescriptors look_at_descriptors(Task& task);
-  static Result<> register_vma(Task& task, const Vma& vma, Pass& pass, bool& done);
+  static Result<bool> register_vma(Task& task, const Vma& vma, Pass& pass);
   Result<> scan_vma(Task& task, const Vma& vma, Pass& pass);
   Result<Pagemap::Walk> take_marked(Task& task, uint64_t start, uint64_t end, uint64_t max_pages,
                                     std::vector<PageRange>& out, const Cancel& cancel);

@@ -79,6 +79,7 @@ class Churner {
     if (op < 77) return move_over(slot);
     if (op < 80) return punch(slot);
     if (op < 84) return huge();
+    if (op < 85) return visit();
     if (op < 88) return deep_stack(2 + random_.below(60));
     if (op < 93) return share();
     if (op < 95 && first_) return grow_heap();
@@ -174,6 +175,23 @@ class Churner {
       put(huge_ + random_.below(kHugeBytes / kPage) * kPage, random_);
     }
   }
+  // One half of a mapping goes elsewhere and comes back to the other one, which stays where it is.
+  void visit() {
+    constexpr size_t kHalf = 64 * kPage;
+    std::unique_lock lock(addresses);
+    if (home_ == nullptr) {
+      void* at = ::mmap(nullptr, 4 * kHalf, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (at == MAP_FAILED) return;
+      home_ = static_cast<std::byte*>(at);
+      (void)::mprotect(home_, 2 * kHalf, PROT_READ | PROT_WRITE);
+      for (size_t i = 0; i < 2 * kHalf; i += kPage) put(home_ + i, random_);
+    }
+    std::byte* from = home_ + (away_ ? 3 : 1) * kHalf;
+    std::byte* to = home_ + (away_ ? 1 : 3) * kHalf;
+    if (::mremap(from, kHalf, kHalf, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED) away_ = !away_;
+    (void)::mmap(from, kHalf, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    put(home_ + random_.below(kHalf / kPage) * kPage, random_);
+  }
   // NOLINTNEXTLINE(misc-no-recursion): growing the stack is what it is for
   void deep_stack(size_t depth) {
     std::array<std::byte, kPage> frame;
@@ -223,6 +241,8 @@ class Churner {
   bool first_;
   std::array<Slot, kSlots> slots_{};
   std::byte* huge_ = nullptr;
+  std::byte* home_ = nullptr;
+  bool away_ = false;
   size_t heap_pages_ = 0;
   volatile uint64_t sink_ = 0;
 };

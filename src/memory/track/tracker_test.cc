@@ -176,6 +176,65 @@ TEST_F(TrackerTest, MappingsThatCameAfterTheLastRoundButOne) {
   EXPECT_EQ(found_, (Pages{3, 10}));
 }
 
+// Half of a mapping that is moved away and comes back is joined to the other half, which has never moved. The kernel
+// then forgets that either was registered, and leaves the marks of protection in the other half's page tables: they
+// say of a page written since that it was not.
+class TrackerJoinTest : public TrackerTest {
+ protected:
+  void start_and_follow(std::vector<Step> more) {
+    std::vector<Step> steps{[&] {
+                              for (uint64_t n = 0; n < 2 * kHalf; ++n) write({n});
+                            },
+                            [&] { move(kHalf, kElsewhere); },
+                            [&] {
+                              move(kElsewhere, kHalf);
+                              write({5});
+                            }};
+    std::ranges::move(more, std::back_inserter(steps));
+    start(std::move(steps));
+    round();
+    EXPECT_EQ(found_, half(0, 2));
+    next();
+    round();
+    EXPECT_EQ(found_, half(kElsewhere / kHalf, 1));
+    next();
+  }
+  static Pages half(uint64_t first, uint64_t count) {
+    Pages pages;
+    for (uint64_t n = 0; n < count * kHalf; ++n) pages.insert(first * kHalf + n);
+    return pages;
+  }
+  void move(uint64_t from, uint64_t to) const {
+    if (::mremap(page(from), kHalf * kPageBytes, kHalf * kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, page(to)) !=
+        page(to))
+      ::_exit(1);
+  }
+  static constexpr uint64_t kHalf = 8;
+  static constexpr uint64_t kElsewhere = 4 * kHalf;
+};
+
+TEST_F(TrackerJoinTest, MarksOfBeforeDoNotCount) {
+  start_and_follow({[&] { write({5}); }});
+  round();
+  EXPECT_EQ(found_, half(0, 2));
+  next();
+  round();
+  EXPECT_EQ(found_, Pages{5});
+}
+
+TEST_F(TrackerJoinTest, MarksOfBeforeDoNotCountInTheLastRound) {
+  start_and_follow({});
+  last_round();
+  EXPECT_EQ(found_, half(0, 2));
+}
+
+TEST_F(TrackerJoinTest, MarksThatAnEarlierTrackerHasLeftDoNotCount) {
+  start_and_follow({});
+  tracker_->detach();
+  round();
+  EXPECT_EQ(found_, half(0, 2));
+}
+
 // Dropped, a page of a private file mapping is the file's again; written anew before nobody looks, it must be seen.
 TEST_F(TrackerTest, PrivateFilePagesDroppedAndReadAgain) {
   std::string path = ::testing::TempDir() + fmt::format("/tracked-{}", ::getpid());

@@ -5,10 +5,20 @@
 
 #include <cerrno>
 
+#include "memory/page.h"
+
 namespace transship::memory {
 namespace {
 constexpr uint64_t kWriteProtectAsync = 1U << 15;  // UFFD_FEATURE_WP_ASYNC of Linux 6.7
+
+// 0 or an errno.
+int lift_protection(int uffd, uint64_t start, uint64_t end) {
+  uffdio_writeprotect request{};
+  request.range = {start, end - start};
+  return ::ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
 }
+
+}  // namespace
 
 Result<> enable_write_protection(int uffd) {
   uffdio_api api{};
@@ -35,6 +45,22 @@ Result<Registration> register_range(int uffd, uint64_t start, uint64_t end) {
     case ENOMEM: return Registration::kOtherMemory;
     default: return fail_errno(error, "register {:x}-{:x} with userfaultfd", start, end);
   }
+}
+
+Result<bool> unprotect_range(int uffd, uint64_t start, uint64_t end) {
+  int error = lift_protection(uffd, start, end);
+  if (error == 0) return true;
+  if (error == ENOENT || error == ESRCH || error == EAGAIN) return false;
+  return fail_errno(error, "lift the protection of {:x}-{:x}", start, end);
+}
+
+// The kernel looks for the address space before it looks for the page in it. Registering something would tell too, but
+// would also hide that it had lost its registration.
+Result<bool> address_space_lives(int uffd, uint64_t page) {
+  int error = lift_protection(uffd, page, page + kPageBytes);
+  if (error == 0 || error == ENOENT) return true;
+  if (error == ESRCH) return false;
+  return fail_errno(error, "ask whether an address space lives");
 }
 
 }  // namespace transship::memory
