@@ -18,6 +18,7 @@ from demokit.load import Load, longest_silence_ms, problems  # noqa: E402
 from demokit.memory import OwnMemory  # noqa: E402
 from demokit.runc_subject import RuncRedis  # noqa: E402
 from labkit.api import CommandFailed, Lab, LabError  # noqa: E402
+from labkit.options import result_file  # noqa: E402
 
 # What the gap may be beyond the images' time on the wire.
 GAP_ALLOWANCE_MS = 350
@@ -36,7 +37,7 @@ def parse_args():
     parser.add_argument("--lab", default="demo", help="name of the lab (default demo)")
     parser.add_argument("--cold", action="store_true", help="do not touch the machine's memory beforehand")
     parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
-    parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument("--json", metavar="FILE", type=result_file, help="write the results there")
     return parser.parse_args()
 
 

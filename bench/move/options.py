@@ -6,6 +6,7 @@ from pathlib import Path
 
 from labkit import shape
 from labkit.errors import LabError
+from labkit.options import result_file
 
 MODES = ("auto", "pre-copy", "post-copy", "stop-copy")
 PEERS = ("podman", "runc-rsync", "criu-lazy")
@@ -91,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--against", default=",".join(PEERS), metavar="SYSTEM,…", type=lambda t: words(t, PEERS),
                    help=f"{', '.join(PEERS)}, or none (default all)")
     p.add_argument("--engine", choices=["podman", "runc"], default="podman", help="under which transship's container runs (default podman)")
-    p.add_argument("--json", metavar="FILE", type=Path, help="write the results there")
+    p.add_argument("--json", metavar="FILE", type=result_file, help="write the results there")
     p.add_argument("--quick", action="store_true", help="64 MiB, 0 and 2000 SET/s, one run, mode auto: under three minutes")
     p.add_argument("--lab", default="bench", help="name of the lab (default bench)")
     p.add_argument("--cold", action="store_true", help="do not touch the machine's memory beforehand")

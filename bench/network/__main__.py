@@ -10,6 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[0:1] = [str(CHECKOUT / "bench"), str(CHECKOUT / "lab")]
 
 from labkit.errors import LabError  # noqa: E402
+from labkit.options import result_file  # noqa: E402
 from network import gap, throughput, traffic  # noqa: E402
 from network.subjects import Scene  # noqa: E402
 
@@ -25,7 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     p.add_argument("--per-second", type=int, default=10_000, help="datagrams (default 10000)")
     p.add_argument("--seconds", type=int, default=8, help="of a flow of datagrams (default 8)")
     p.add_argument("--mib", type=int, default=1024, help="of a transfer (default 1024)")
-    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--json", type=result_file, metavar="FILE")
     p.add_argument("--lab", default="bench", help="name of the lab (default bench)")
     options = p.parse_args(arguments)
     options.only = options.only.split(",")

@@ -16,6 +16,7 @@ from demokit.load import longest_silence_ms  # noqa: E402
 from demokit.memory import OwnMemory  # noqa: E402
 from demokit.postgres import PodmanPostgres, PostgresLoad  # noqa: E402
 from labkit.errors import LabError  # noqa: E402
+from labkit.options import result_file  # noqa: E402
 from move.scene import Scene  # noqa: E402
 from move.systems.base import DESTINATION, SOURCE, System  # noqa: E402
 from move.systems.podman import PodmanArchive  # noqa: E402
@@ -31,7 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     p.add_argument("--delay", default="1ms", help="of the way between them (default 1ms)")
     p.add_argument("--runs", type=int, default=5, help="of each system (default 5)")
     p.add_argument("--against", choices=["podman", "none"], default="podman")
-    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--json", type=result_file, metavar="FILE")
     p.add_argument("--lab", default="bench", help="name of the lab (default bench)")
     p.add_argument("--cold", action="store_true", help="do not touch the machine's memory once beforehand")
     options = p.parse_args(arguments)

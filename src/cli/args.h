@@ -17,6 +17,7 @@ enum class Command {
   kMoves,
   kShow,
   kCancel,
+  kResolve,
   kPeerAdd,
   kPeerLs,
   kPeerRm,
@@ -43,6 +44,8 @@ struct Arguments {
   bool keep_source = false;
   bool new_ip = false;
   bool detach = false;
+  bool commit = false;  // else abort
+  bool yes = false;
   bool quiet = false;
   bool verbose = false;
   uint64_t max_bits_per_second = 0;  // 0: no limit

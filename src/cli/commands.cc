@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 
+#include "base/text.h"
 #include "cli/json_render.h"
 #include "cli/move_render.h"
 #include "cli/move_session.h"
@@ -20,6 +21,7 @@ class Runner {
       case Command::kMove: return move();
       case Command::kMoves: return moves();
       case Command::kShow: return show();
+      case Command::kResolve: return resolve();
       case Command::kCancel: return cancel();
       case Command::kPeerAdd: return peer_add();
       case Command::kPeerLs: return show_answer(connect()->peers(), print_peers);
@@ -143,6 +145,30 @@ class Runner {
     else
       env_.out.line(fmt::format("cancelling {}; see transship show {}", a_.name, a_.name));
     return Outcome::kDone;
+  }
+
+  // The risk first; carried out only when it was accepted.
+  Outcome resolve() const {
+    auto daemon = connect();
+    local::ResolveRequest request;
+    request.set_move_id(a_.name);
+    request.set_commit(a_.commit);
+    auto told = daemon->resolve(request);
+    if (!told) return failed(told.error());
+    if (!a_.yes) {
+      env_.err.line(printable_lines(told->explanation()));
+      env_.err.line("\n" + printable_lines(told->risk()));
+      auto answer = env_.ask(fmt::format("Type the move's ID to {} it: ", a_.commit ? "commit" : "abort"));
+      if (!answer)
+        return failed(Error(Errc::kInvalidArgument, fmt::format("resolve {}: there is no terminal to ask on", a_.name))
+                          .with_remedy("--yes accepts what is said above"));
+      if (trim(*answer) != a_.name)
+        return failed(Error(Errc::kCancelled, fmt::format("resolve {}: not confirmed, nothing was changed", a_.name)));
+    }
+    request.set_confirmed(true);
+    return show_answer(daemon->resolve(request), [this](const Screen& out, const local::ResolveReply&) {
+      out.line(fmt::format("{} is {}; see transship show {}", a_.name, a_.commit ? "committed" : "aborted", a_.name));
+    });
   }
 
   Outcome peer_add() const {

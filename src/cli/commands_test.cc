@@ -21,6 +21,7 @@ class Borrowed : public Daemon {
   Result<local::MovesReply> moves(const local::MovesRequest& r) override { return to_.moves(r); }
   Result<local::ShowReply> show(const local::ShowRequest& r) override { return to_.show(r); }
   Result<local::CancelReply> cancel(const local::CancelRequest& r) override { return to_.cancel(r); }
+  Result<local::ResolveReply> resolve(const local::ResolveRequest& r) override { return to_.resolve(r); }
   Result<local::PeerProbeReply> peer_probe(const local::PeerProbeRequest& r) override { return to_.peer_probe(r); }
   Result<local::PeerAddReply> peer_add(const local::PeerAddRequest& r) override { return to_.peer_add(r); }
   Result<> peer_remove(const local::PeerRemoveRequest& r) override { return to_.peer_remove(r); }

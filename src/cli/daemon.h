@@ -30,6 +30,7 @@ class Daemon {
   virtual Result<local::MovesReply> moves(const local::MovesRequest& request) = 0;
   virtual Result<local::ShowReply> show(const local::ShowRequest& request) = 0;
   virtual Result<local::CancelReply> cancel(const local::CancelRequest& request) = 0;
+  virtual Result<local::ResolveReply> resolve(const local::ResolveRequest& request) = 0;
   virtual Result<local::PeerProbeReply> peer_probe(const local::PeerProbeRequest& request) = 0;
   virtual Result<local::PeerAddReply> peer_add(const local::PeerAddRequest& request) = 0;
   virtual Result<> peer_remove(const local::PeerRemoveRequest& request) = 0;

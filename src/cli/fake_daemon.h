@@ -77,6 +77,8 @@ class FakeDaemon : public Daemon {
   Result<local::MovesReply> moves_reply = local::MovesReply();
   Result<local::ShowReply> show_reply = local::ShowReply();
   Result<local::CancelReply> cancel_reply = local::CancelReply();
+  Result<local::ResolveReply> resolve_reply = local::ResolveReply();
+  std::vector<local::ResolveRequest> resolve_requests = {};
   Result<local::PeerProbeReply> probe_reply = local::PeerProbeReply();
   Result<local::PeersReply> peers_reply = local::PeersReply();
   Result<local::PeerCheckReply> check_reply = local::PeerCheckReply();
@@ -108,6 +110,10 @@ class FakeDaemon : public Daemon {
   }
   Result<local::MovesReply> moves(const local::MovesRequest&) override { return moves_reply; }
   Result<local::ShowReply> show(const local::ShowRequest&) override { return show_reply; }
+  Result<local::ResolveReply> resolve(const local::ResolveRequest& request) override {
+    resolve_requests.push_back(request);
+    return resolve_reply;
+  }
   Result<local::CancelReply> cancel(const local::CancelRequest& request) override {
     if (on_cancel) on_cancel(request.move_id());
     return cancel_reply;

@@ -97,6 +97,9 @@ class GrpcDaemon : public Daemon {
   Result<local::CancelReply> cancel(const local::CancelRequest& request) override {
     return call(&Stub::CancelMove, request, kCancelDeadline);
   }
+  Result<local::ResolveReply> resolve(const local::ResolveRequest& request) override {
+    return call(&Stub::Resolve, request, kCancelDeadline);
+  }
   Result<local::PeerProbeReply> peer_probe(const local::PeerProbeRequest& request) override {
     return call(&Stub::PeerProbe, request, kQuick);
   }

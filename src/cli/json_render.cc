@@ -289,9 +289,18 @@ std::string json_lines(const local::MovesReply& reply) {
 }
 
 std::string json_lines(const local::ShowReply& reply) {
-  std::string out = line(move_message(reply.move()));
+  Json move = move_message(reply.move());
+  move["explanation"] = reply.explanation();
+  std::string out = line(move);
   for (const local::MoveEvent& event : reply.events()) out += json_lines(event, reply.move().to());
   return out;
+}
+
+std::string json_lines(const local::ResolveReply& reply) {
+  Json json = message("resolved");
+  json["explanation"] = reply.explanation();
+  json["risk"] = reply.risk();
+  return line(json);
 }
 
 std::string json_lines(const local::PeersReply& reply) {

@@ -13,6 +13,7 @@ std::string json_lines(const local::PlanReply& plan, const std::string& to);
 std::string json_lines(const local::MoveEvent& event, const std::string& to);
 std::string json_lines(const local::MovesReply& reply);
 std::string json_lines(const local::ShowReply& reply);
+std::string json_lines(const local::ResolveReply& reply);
 std::string json_lines(const local::PeersReply& reply);
 std::string json_lines(const local::PeerAddReply& reply);
 std::string json_lines(const local::PeerCheckReply& reply);

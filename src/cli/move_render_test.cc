@@ -166,9 +166,10 @@ TEST(JsonContract, EveryFieldIsDocumented) {
   std::string all = json_lines(plan, "b") + json_lines(summary_event(), "b") +
                     json_lines(progress_event(1, 1, 1), "b") + json_lines(phase_event("plan", local::PHASE_DONE), "b") +
                     json_lines(failure_event("timeout", "dump", true), "b") + json_lines(containers) +
-                    json_lines(show) + json_lines(peers) + json_lines(local::PeerAddReply()) +
-                    json_lines(local::PeerCheckReply()) + json_lines(local::NetworkCheckReply()) +
-                    json_lines(local::ExposeReply()) + json_exposure_removed({}, {}) + json_lines(local::InfoReply()) +
+                    json_lines(show) + json_lines(local::ResolveReply()) + json_lines(peers) +
+                    json_lines(local::PeerAddReply()) + json_lines(local::PeerCheckReply()) +
+                    json_lines(local::NetworkCheckReply()) + json_lines(local::ExposeReply()) +
+                    json_exposure_removed({}, {}) + json_lines(local::InfoReply()) +
                     json_error(Error(Errc::kTimeout, "x"), Outcome::kFailed) + json_cancel("m", "left", "") +
                     json_detached("m") + json_peer_removed("p") + json_version("1", "");
   for (const nlohmann::json& json : parsed(all)) expect_documented(document, json);

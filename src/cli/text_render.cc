@@ -339,6 +339,11 @@ void print_move(const Screen& screen, const local::ShowReply& reply) {
       facts.add("source", printable_lines(event.failure().source_state()));
     }
   }
+  if (!reply.explanation().empty()) {
+    screen.line("");
+    for (const auto& line : wrap(printable_lines(reply.explanation()), screen.width())) screen.line(line);
+    screen.line("");
+  }
   print_events(screen, reply);
   if (m.has_summary()) print_summary(screen, m.summary(), true);
 }

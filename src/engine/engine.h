@@ -132,6 +132,8 @@ class Engine {
   // ---- source
   // From here on the engine does not start it again by itself when its tasks end. Returns what release_restarts needs.
   virtual Result<std::string> hold_restarts(const std::string& id) = 0;
+  // What hold_restarts() would return; changes nothing.
+  virtual Result<std::string> restarts(const std::string& id) = 0;
   virtual Result<> release_restarts(const std::string& id, const std::string& held) = 0;
   // After the commit: its tasks are dead. Waits until the engine has noticed, then removes it with everything that
   // belongs to it alone; with `keep` it stays, stopped, and never restarts by itself. Idempotent.

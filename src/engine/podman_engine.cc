@@ -147,10 +147,14 @@ Result<> PodmanEngine::set_restart_policy(const std::string& id, const std::stri
                              .with_remedy("install Podman 5.1 or newer"));
 }
 
-Result<std::string> PodmanEngine::hold_restarts(const std::string& id) {
+Result<std::string> PodmanEngine::restarts(const std::string& id) {
   TS_TRY_ASSIGN(Json now, inspect_raw(id, usual()));
-  auto held = restart_policy_text(text_at(now, {"HostConfig", "RestartPolicy", "Name"}),
-                                  int_at(now, {"HostConfig", "RestartPolicy", "MaximumRetryCount"}));
+  return restart_policy_text(text_at(now, {"HostConfig", "RestartPolicy", "Name"}),
+                             int_at(now, {"HostConfig", "RestartPolicy", "MaximumRetryCount"}));
+}
+
+Result<std::string> PodmanEngine::hold_restarts(const std::string& id) {
+  TS_TRY_ASSIGN(auto held, restarts(id));
   if (held != "no") TS_TRY(set_restart_policy(id, "no"));
   return held;
 }

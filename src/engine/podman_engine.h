@@ -23,6 +23,7 @@ class PodmanEngine : public Engine {
   Result<Container> inspect(const std::string& name) override;
   Result<std::vector<Address>> addresses(const std::string& id) override;
   Result<> watch(const std::function<void(const std::string& id)>& changed, const Cancel& cancel) override;
+  Result<std::string> restarts(const std::string& id) override;
   Result<std::string> hold_restarts(const std::string& id) override;
   Result<> release_restarts(const std::string& id, const std::string& held) override;
   Result<> forget(const std::string& id, bool keep, Deadline deadline) override;

@@ -17,6 +17,7 @@ class RuncEngine : public Engine {
   Result<std::vector<Summary>> list(bool all) override;
   Result<Container> inspect(const std::string& name) override;
   // runc restarts nothing.
+  Result<std::string> restarts(const std::string& id) override;
   Result<std::string> hold_restarts(const std::string& id) override;
   Result<> release_restarts(const std::string& id, const std::string& held) override;
   // The bundle directory goes too when it is one that arrived here; one that the user made stays.

@@ -135,6 +135,7 @@ void DestinationMove::record(const std::string& state, const std::string& error)
   move.to = services_.settings.node;
   move.role = "destination";
   move.state = state;
+  move.phase = state_text();
   move.started_ms = started_ms_;
   move.ended_ms = state == "running" || state == "parked" ? 0 : unix_ms_now();
   move.error = error;
@@ -146,9 +147,37 @@ void DestinationMove::renew() {
 }
 
 std::string DestinationMove::state_text() const {
-  static constexpr const char* kNames[] = {"reserved", "staged", "starting", "parked", "running", "aborted"};
   MutexLock lock(mu_);
-  return kNames[static_cast<size_t>(state_)];
+  return std::string(state_name(state_));
+}
+
+// Written down like a source's: not forced to the disk, and what cannot be written is no reason to stop, since nothing
+// is decided here.
+void DestinationMove::enter(State next) {
+  {
+    MutexLock lock(mu_);
+    TS_CHECK(may_follow(state_, next));
+    state_ = next;
+    state_since_ms_ = unix_ms_now();
+  }
+  record(next == State::kParked ? "parked" : "running", "");
+}
+
+Standing DestinationMove::standing() const {
+  Standing s;
+  s.move_id = id_;
+  s.container = fmt::format("{}:{}", wanted_.engine, wanted_.name);
+  s.here = services_.settings.node;
+  s.peer = source_;
+  s.alive = true;
+  MutexLock lock(mu_);
+  s.destination = state_;
+  s.since_ms = state_since_ms_;
+  s.post_copy = post_copy_;
+  s.last_word = last_word_;
+  s.last_word_ms = last_word_ms_;
+  s.problem = lost_.empty() ? problem_ : lost_;
+  return s;
 }
 
 Result<> DestinationMove::expect(std::string_view request, std::initializer_list<State> allowed) const {
@@ -187,8 +216,7 @@ Result<peer::Reply> DestinationMove::prepare() {
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
-  MutexLock lock(mu_);
-  state_ = State::kStaged;
+  enter(State::kStaged);
   return reply;
 }
 
@@ -382,10 +410,7 @@ Result<peer::Reply> DestinationMove::arm() {
   options.hold = services_.settings.gate_deadline;
   TS_TRY_ASSIGN(gate_, gate::Gate::arm(staged_->id, options));
   if (memory_) TS_TRY(memory_->start_pager(directory_ + "/work"));
-  {
-    MutexLock lock(mu_);
-    state_ = State::kStarting;
-  }
+  enter(State::kStarting);
   breakpoints_ = sys::hold_breakpoints();
   engine_called_ = Clock::now();
   engine_thread_ = Thread("engine-start", [this] { start_engine(); });
@@ -470,14 +495,14 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
   parked_.set_arrival_ms(ms_since(asked));
   TS_TRY(check_images(request));
+  {
+    MutexLock lock(mu_);
+    post_copy_ = request.post_copy();
+  }
   auto parked = await_parked(request);
   if (!parked)
     return std::unexpected(std::move(parked).error().context(fmt::format("restore on {}", services_.settings.node)));
-  {
-    MutexLock lock(mu_);
-    state_ = State::kParked;
-  }
-  record("parked", "");
+  enter(State::kParked);
   TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} restore_ms={}", id_, parked_.pid(),
               parked_.engine_start_ms(), parked_.wait_ms(), parked_.restore_ms());
   peer::Reply reply;

@@ -18,6 +18,7 @@
 #include "base/thread.h"
 #include "gate/gate.h"
 #include "migrate/arriving_memory.h"
+#include "migrate/handover.h"
 #include "migrate/services.h"
 #include "network/moved_connections.h"
 #include "proto/journal.pb.h"
@@ -89,9 +90,12 @@ class DestinationMove {
   // Nothing is left to do for this object.
   bool ended() const;
   std::string state_text() const;
+  Standing standing() const;
+  // The operator's word in place of the source's, for a parked container.
+  Result<> resolve(state::Decision decision);
 
  private:
-  enum class State { kReserved, kStaged, kStarting, kParked, kRunning, kAborted };
+  using State = DestinationState;
   struct Image {
     std::shared_ptr<Fd> fd;  // a lane may still be writing when the move is undone
     uint64_t bytes = 0;
@@ -139,7 +143,9 @@ class DestinationMove {
   void undo();
   void discard();
   void ask_source(const Cancel& cancel);
+  void enter(State next);
   void record(const std::string& state, const std::string& error);
+  void heard(const Result<peer::Decision>& decision);
 
   Services& services_;
   const std::string source_;
@@ -162,6 +168,11 @@ class DestinationMove {
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;
   State state_ GUARDED_BY(mu_) = State::kReserved;
+  int64_t state_since_ms_ GUARDED_BY(mu_) = 0;
+  bool post_copy_ GUARDED_BY(mu_) = false;
+  std::string last_word_ GUARDED_BY(mu_);  // of the source, since it parked
+  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
+  std::string problem_ GUARDED_BY(mu_);
   std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);

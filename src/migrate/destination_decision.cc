@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
@@ -127,10 +128,7 @@ Result<peer::Reply> DestinationMove::commit() {
     return std::unexpected(
         std::move(released).error().context(fmt::format("let the container run on {}", services_.settings.node)));
   }
-  {
-    MutexLock lock(mu_);
-    state_ = State::kRunning;
-  }
+  enter(State::kRunning);
   TS_LOG_INFO("mig={} phase=commit running release_ms={} cutover_ms={}", id_, running.release_ms(),
               running.cutover_ms());
   finish_thread_ = Thread("finish", [this] { finish_running(); });
@@ -333,7 +331,26 @@ void DestinationMove::session_lost(const Cancel& cancel) {
   ask_source(cancel);
 }
 
-// Frozen is safe, running is not: only the source's word ends this.
+void DestinationMove::heard(const Result<peer::Decision>& decision) {
+  MutexLock lock(mu_);
+  problem_ = decision ? "" : decision.error().message();
+  if (!decision) return;
+  last_word_ = *decision == peer::DECISION_COMMIT  ? "decided that it runs here"
+               : *decision == peer::DECISION_ABORT ? "decided that it does not run here"
+                                                   : "has not decided yet";
+  last_word_ms_ = unix_ms_now();
+}
+
+// Should this daemon die in the middle, the container is parked still, and the operator says so once more.
+Result<> DestinationMove::resolve(state::Decision decision) {
+  TS_TRY(risk_of(standing(), decision));
+  TS_LOG_WARN("mig={} role=destination the operator decides: {}", id_, state::decision_name(decision));
+  if (decision == state::Decision::kAbort) return abort("the operator decided so, without the source");
+  TS_TRY(commit());
+  return {};
+}
+
+// Frozen is safe, running is not: only the source's word ends this, or the operator's.
 void DestinationMove::ask_source(const Cancel& cancel) {
   peer::Request request;
   request.mutable_decision()->set_move_id(id_);
@@ -348,6 +365,7 @@ void DestinationMove::ask_source(const Cancel& cancel) {
     };
     auto decision = ask();
     if (!decision) TS_LOG_WARN("mig={} ask {} for the decision: {}", id_, source_, decision.error().message());
+    heard(decision);
     if (decision && *decision == peer::DECISION_COMMIT) return (void)commit();
     if (decision && *decision == peer::DECISION_ABORT) return (void)abort(fmt::format("{} decided to abort", source_));
     if (ended() || state_text() == "running") return;

@@ -1,5 +1,6 @@
 // A destination's move after a kill -9 of the daemon: what it leaves, and how the next daemon takes it up.
 #include "base/log.h"
+#include "base/wall_clock.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
 #include "migrate/resume_file.h"
@@ -24,6 +25,10 @@ Result<> DestinationMove::save() const {
   facts.mutable_staged()->set_rootfs_kind(staged_->rootfs_kind);
   facts.set_started_ms(started_ms_);
   facts.set_live_memory(memory_ != nullptr);
+  {
+    MutexLock lock(mu_);
+    facts.set_post_copy(post_copy_);
+  }
   if (parked_container_) facts.set_parked(parked_container_->facts());
   return write_resume_file(directory_, file);
 }
@@ -58,6 +63,8 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   {
     MutexLock lock(mu_);
     state_ = facts.parked().empty() ? State::kStaged : State::kParked;
+    post_copy_ = facts.post_copy();
+    state_since_ms_ = unix_ms_now();
     if (facts.parked().empty()) return {};
     if (parked)
       cgroup_ = parked->cgroup();
@@ -86,7 +93,7 @@ void DestinationMove::go_on() {
     TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
                 lost().empty() ? "is being filled" : lost());
     MutexLock lock(mu_);
-    state_ = State::kRunning;
+    state_ = State::kRunning;  // it was before
     finish_thread_ = Thread("finish", [this] { finish_running(); });
     return;
   }

@@ -182,6 +182,49 @@ Result<peer::Decision> MoveTable::decision(const std::string& move_id, const std
   return peer::DECISION_ABORT;
 }
 
+Result<Standing> MoveTable::standing(const std::string& move_id) const {
+  {
+    MutexLock lock(mu_);
+    if (auto it = sources_.find(move_id); it != sources_.end() && !it->second->ended)
+      return it->second->move->standing();
+    if (auto it = resumed_.find(move_id); it != resumed_.end() && !it->second->ended()) return it->second->standing();
+    if (auto it = destinations_.find(move_id); it != destinations_.end() && !it->second->ended())
+      return it->second->standing();
+  }
+  TS_TRY_ASSIGN(auto move, services_.store->move(move_id));
+  Standing s;
+  s.move_id = move.id;
+  s.container = move.container;
+  s.here = services_.settings.node;
+  s.peer = move.role == "source" ? move.to : move.from;
+  TS_TRY_ASSIGN(s.decision, services_.store->decision(move_id));
+  bool committed = s.decision == state::Decision::kCommit;
+  if (move.role == "source")
+    s.source = move.ended_ms == 0 ? state_in_phase(move.phase)
+               : committed        ? SourceState::kDone
+                                  : SourceState::kRolledBack;
+  else
+    s.destination = move.ended_ms == 0     ? destination_state(move.phase)
+                    : move.state == "done" ? DestinationState::kDone
+                                           : DestinationState::kAborted;
+  return s;
+}
+
+Result<> MoveTable::resolve(const std::string& move_id, state::Decision decision) {
+  TS_TRY_ASSIGN(Standing now, standing(move_id));
+  TS_TRY(risk_of(now, decision));
+  std::shared_ptr<DestinationMove> arriving;
+  {
+    MutexLock lock(mu_);
+    if (auto it = resumed_.find(move_id); it != resumed_.end()) return it->second->resolve(decision);
+    if (auto it = destinations_.find(move_id); it != destinations_.end()) arriving = it->second;
+  }
+  if (arriving) return arriving->resolve(decision);
+  return std::unexpected(
+      Error(Errc::kRefused, fmt::format("move {} is still being worked on here, and ends by itself", move_id))
+          .with_remedy(fmt::format("`transship show {}` tells what it waits for", move_id)));
+}
+
 void MoveTable::housekeeping() {
   while (sleep_for(kHousekeepingEvery, stop_)) {
     std::vector<std::unique_ptr<SourceEntry>> buried;

@@ -39,6 +39,10 @@ class MoveTable {
   // Only moves of that peer are found: another pinned peer's are none of its business.
   std::shared_ptr<DestinationMove> find(const std::string& move_id, const std::string& peer) const;
   // What a destination is told that has lost its session: never a guess.
+  // Of a move that somebody in this daemon works on, or that the journal knows. kNotFound.
+  Result<Standing> standing(const std::string& move_id) const;
+  // The operator's decision, where nothing else can bring one: see risk_of(). Returns when it was carried out.
+  Result<> resolve(const std::string& move_id, state::Decision decision);
   Result<peer::Decision> decision(const std::string& move_id, const std::string& peer);
   // How a move of that peer's that find() does not know any more ended here: the source may not have heard of it.
   // kNotFound: no such move. kCorrupt: committed, and lost.

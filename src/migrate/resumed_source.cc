@@ -23,11 +23,18 @@ constexpr milliseconds kPatience{60 * 60'000};
 
 }  // namespace
 
-ResumedSource::ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end)
-    : services_(services), id_(std::move(move_id)), facts_(std::move(facts)), end_(std::move(end)) {}
+ResumedSource::ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end,
+                             Cancel waiting)
+    : services_(services),
+      id_(std::move(move_id)),
+      facts_(std::move(facts)),
+      end_(std::move(end)),
+      waiting_(std::move(waiting)),
+      since_ms_(unix_ms_now()) {}
 
 ResumedSource::~ResumedSource() {
   end_.cancel("the daemon ends");
+  waiting_.cancel("the daemon ends");
   thread_.join();
   if (!ended_) directory_.keep();
 }
@@ -35,13 +42,49 @@ ResumedSource::~ResumedSource() {
 Result<std::unique_ptr<ResumedSource>> ResumedSource::start(Services& services, const std::string& move_id,
                                                             journal::Leaving facts) {
   TS_TRY_ASSIGN(Cancel end, Cancel::create());
-  std::unique_ptr<ResumedSource> move(new ResumedSource(services, move_id, std::move(facts), std::move(end)));
+  TS_TRY_ASSIGN(Cancel waiting, Cancel::create());
+  std::unique_ptr<ResumedSource> move(
+      new ResumedSource(services, move_id, std::move(facts), std::move(end), std::move(waiting)));
   TS_TRY_ASSIGN(move->directory_, sys::TmpfsMount::adopt(services.settings.run_dir + "/moves/" + move_id));
   move->thread_ = Thread("move-resumed", [m = move.get()] { m->run(); });
   return move;
 }
 
 std::string ResumedSource::container() const { return fmt::format("{}:{}", facts_.engine(), facts_.container_id()); }
+
+Standing ResumedSource::standing() const {
+  Standing s;
+  s.move_id = id_;
+  s.container = facts_.container();
+  s.here = services_.settings.node;
+  s.peer = facts_.peer();
+  s.source = SourceState::kCommitted;
+  s.decision = state::Decision::kCommit;
+  s.alive = true;
+  s.post_copy = facts_.post_copy();
+  s.since_ms = since_ms_;
+  MutexLock lock(mu_);
+  s.problem = problem_;
+  s.last_word = last_word_;
+  s.last_word_ms = last_word_ms_;
+  return s;
+}
+
+Result<> ResumedSource::resolve(state::Decision decision) {
+  TS_TRY(risk_of(standing(), decision));
+  TS_LOG_WARN("mig={} role=source the operator ends the waiting for {}", id_, facts_.peer());
+  resolved_ = true;
+  waiting_.cancel("the operator has resolved it");
+  return {};
+}
+
+void ResumedSource::heard(const Result<>& answer) {
+  MutexLock lock(mu_);
+  problem_ = answer ? "" : answer.error().message();
+  if (!answer) return;
+  last_word_ = "has confirmed that it knows the decision";
+  last_word_ms_ = unix_ms_now();
+}
 
 bool ResumedSource::tasks_live() const {
   auto start = sys::start_time(facts_.pid());
@@ -54,6 +97,7 @@ void ResumedSource::run() {
   // In post-copy nothing ends before the destination has all pages; otherwise first of all the old copy.
   Result<> outcome = facts_.post_copy() ? push_pages() : end_tasks();
   if (end_.cancelled()) return;
+  if (resolved_) outcome = {};
   if (outcome) outcome = facts_.post_copy() ? end_tasks() : tell_commit();
   if (end_.cancelled()) return;
   if (outcome) lead_to_destination();
@@ -66,13 +110,17 @@ void ResumedSource::run() {
 Result<std::unique_ptr<PeerSession>> ResumedSource::connect() {
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(facts_.peer()));
   auto deadline = Deadline::in(kConnectLimit);
-  TS_TRY_ASSIGN(auto session,
-                PeerSession::connect(services_.identity, target, services_.settings.node, deadline, end_));
-  if (confirmed_) return session;
+  auto session = PeerSession::connect(services_.identity, target, services_.settings.node, deadline, waiting_);
+  if (!session || confirmed_) {
+    heard(session ? Result<>() : std::unexpected(session.error()));
+    return session;
+  }
   // It asks by itself, but only now and then.
   peer::Request request;
   request.mutable_commit()->set_move_id(id_);
-  TS_TRY(session->call(request, deadline, end_));
+  auto told = (*session)->call(request, deadline, waiting_);
+  heard(told ? Result<>() : std::unexpected(told.error()));
+  TS_TRY(told);
   confirmed_ = true;
   return session;
 }
@@ -82,10 +130,10 @@ Result<> ResumedSource::tell_commit() {
   auto deadline = Deadline::in(kPatience);
   while (true) {
     auto told = connect();
-    if (told) return {};
+    if (told || resolved_) return {};
     if (told.error().code() == Errc::kNotFound || told.error().code() == Errc::kCorrupt || deadline.passed())
       return std::unexpected(std::move(told).error().context("tell the destination"));
-    TS_TRY(sleep_for(kTellEvery, end_));
+    if (auto slept = sleep_for(kTellEvery, waiting_); !slept) return resolved_ ? Result<>() : slept;
   }
 }
 
@@ -95,7 +143,7 @@ Result<> ResumedSource::all_there() {
   TS_TRY_ASSIGN(auto session, connect());
   peer::Request request;
   request.mutable_fill()->set_move_id(id_);
-  TS_TRY_ASSIGN(auto reply, session->call(request, Deadline::in(kConnectLimit), end_));
+  TS_TRY_ASSIGN(auto reply, session->call(request, Deadline::in(kConnectLimit), waiting_));
   if (reply.fill().complete()) return {};
   return fail(Errc::kCorrupt, "process {} is gone, and {} still needs its memory", facts_.pid(), facts_.peer());
 }
@@ -110,10 +158,10 @@ Result<> ResumedSource::push_pages() {
   PagePusher::Hooks hooks;
   hooks.connect = [this] { return connect(); };
   PushLanes lanes{id_, facts_.lane_token(), facts_.peer(), facts_.max_bits_per_second()};
-  hooks.add_lanes = [this, lanes](PushLink& link) { return add_push_lanes(link, lanes, services_, end_); };
+  hooks.add_lanes = [this, lanes](PushLink& link) { return add_push_lanes(link, lanes, services_, waiting_); };
   hooks.progress = [](const PushProgress&) {};
   PagePusher pusher(id_, std::move(cgroup), options, std::move(hooks));
-  return pusher.run(kPatience, end_);
+  return pusher.run(kPatience, waiting_);
 }
 
 // Nothing of it reaches the network, no end of a connection that lives on elsewhere; or, with a new address, just that.

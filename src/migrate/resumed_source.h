@@ -5,7 +5,9 @@
 #include <memory>
 #include <string>
 
+#include "base/mutex.h"
 #include "base/thread.h"
+#include "migrate/handover.h"
 #include "migrate/page_pusher.h"
 #include "migrate/services.h"
 #include "migrate/shut_network.h"
@@ -27,9 +29,13 @@ class ResumedSource {
   // "podman:ID"
   std::string container() const;
   bool ended() const { return ended_; }
+  Standing standing() const;
+  // The operator ends the waiting for the destination; what is here ends with it.
+  Result<> resolve(state::Decision decision);
 
  private:
-  ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end);
+  ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end, Cancel waiting);
+  void heard(const Result<>& answer);
   void run();
   bool tasks_live() const;
   Result<std::unique_ptr<PeerSession>> connect();
@@ -48,6 +54,13 @@ class ResumedSource {
   const std::string id_;
   const journal::Leaving facts_;
   Cancel end_;
+  Cancel waiting_;  // fires with end_, and when the operator has resolved it
+  std::atomic<bool> resolved_ = false;
+  const int64_t since_ms_;  // that this daemon knows of
+  mutable Mutex mu_;
+  std::string problem_ GUARDED_BY(mu_);
+  std::string last_word_ GUARDED_BY(mu_);
+  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
   sys::TmpfsMount directory_;
   bool confirmed_ = false;
   std::atomic<bool> ended_ = false;

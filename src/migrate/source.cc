@@ -76,7 +76,6 @@ std::vector<Phase> SourceMove::phases() {
 }
 
 void SourceMove::run() {
-  record("running", "", "");
   auto list = phases();
   auto outcome = run_phases(list, [this](const std::string& name) { return before_phase(name); });
   report_end(outcome);
@@ -91,11 +90,55 @@ Result<> SourceMove::before_phase(const std::string& name) {
   reporter_.start_phase(name);
   TS_LOG_INFO("mig={} phase={} container={}", id(), name, container());
   if (!too_late) TS_TRY(cancel_.check());
+  auto written = enter(state_in_phase(name));
+  // Decided, it goes on whatever the disk says.
+  if (!written && !too_late) return std::unexpected(std::move(written).error().context("write the journal"));
   return {};
 }
 
+// Written down before anything is done of it. Not forced to the disk: a container does not outlive its host, and what a
+// daemon has written survives the daemon.
+Result<> SourceMove::enter(SourceState next) {
+  {
+    MutexLock lock(mu_);
+    TS_CHECK(next == state_ || may_follow(state_, next));
+    if (next != state_ || state_since_ms_ == 0) state_since_ms_ = unix_ms_now();
+    state_ = next;
+  }
+  return record("running", "", restarts_held_.value_or(""));
+}
+
+Standing SourceMove::standing() const {
+  Standing s;
+  s.move_id = id();
+  s.here = services_.settings.node;
+  s.peer = request_.peer;
+  s.alive = true;
+  if (auto decision = services_.store->decision(id()); decision) s.decision = *decision;
+  MutexLock lock(mu_);
+  s.container = container_;
+  s.source = state_;
+  s.since_ms = state_since_ms_;
+  s.post_copy = follow_;
+  s.last_word = last_word_;
+  s.last_word_ms = last_word_ms_;
+  s.problem = problem_;
+  return s;
+}
+
+void SourceMove::heard(const Result<peer::Reply>& reply) {
+  auto phase = reporter_.phase();
+  MutexLock lock(mu_);
+  problem_ = reply ? "" : reply.error().message();
+  if (!reply) return;
+  last_word_ = fmt::format("answered in phase {}", phase);
+  last_word_ms_ = unix_ms_now();
+}
+
 Result<peer::Reply> SourceMove::call(const peer::Request& request, milliseconds limit) {
-  return session_->call(request, Deadline::in(limit), cancel_);
+  auto reply = session_->call(request, Deadline::in(limit), cancel_);
+  heard(reply);
+  return reply;
 }
 
 double SourceMove::link_bits_per_second() const {
@@ -358,7 +401,7 @@ std::string SourceMove::source_state(bool& running) const {
   return fmt::format("{} runs on {} as before", container(), services_.settings.node);
 }
 
-void SourceMove::record(const std::string& state, const std::string& error, const std::string& summary) {
+Result<> SourceMove::record(const std::string& state, const std::string& error, const std::string& summary) {
   state::Move move;
   move.id = id();
   move.container = container();
@@ -372,7 +415,9 @@ void SourceMove::record(const std::string& state, const std::string& error, cons
   move.ended_ms = state == "running" ? 0 : unix_ms_now();
   move.error = error;
   move.summary = summary;
-  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id(), r.error().message());
+  auto written = services_.store->put_move(move, false);
+  if (!written) TS_LOG_WARN("mig={} journal: {}", id(), written.error().message());
+  return written;
 }
 
 void SourceMove::report_end(const PhaseOutcome& outcome) {
@@ -401,7 +446,11 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   for (const auto& w : warnings_) s.add_warnings(w);
   TS_LOG_INFO("mig={} done container={} to={} total_ms={} frozen_ms={} bytes={}", id(), container(), request_.peer,
               s.total_ms(), s.frozen_ms(), s.bytes_sent());
-  record("done", "", s.SerializeAsString());
+  {
+    MutexLock lock(mu_);
+    state_ = SourceState::kDone;
+  }
+  (void)record("done", "", s.SerializeAsString());
   reporter_.emit(std::move(event));
 }
 
@@ -418,6 +467,7 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   {
     MutexLock lock(mu_);
     decided = decided_;
+    if (!decided) state_ = SourceState::kRolledBack;
   }
   f.set_committed(decided);
   bool running = false;
@@ -432,7 +482,7 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   std::string state = decided ? "in doubt" : cancel_.cancelled() ? "cancelled" : "rolled-back";
   // Left to the next daemon it is not over.
   if (decided && leaving_.cancelled()) state = "running";
-  record(state, error.message(), "");
+  (void)record(state, error.message(), "");
   reporter_.emit(std::move(event));
 }
 

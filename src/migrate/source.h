@@ -8,6 +8,7 @@
 #include "base/thread.h"
 #include "criu/dump_session.h"
 #include "memory/image_sender.h"
+#include "migrate/handover.h"
 #include "migrate/live_memory.h"
 #include "migrate/memory_options.h"
 #include "migrate/moving_notice.h"
@@ -59,10 +60,12 @@ class SourceMove {
   const std::string& id() const { return request_.move_id; }
   // "podman:redis", once it is known.
   std::string container() const;
+  Standing standing() const;
 
  private:
   std::vector<Phase> phases();
   Result<> before_phase(const std::string& name);
+  Result<> enter(SourceState next);
   // Phase I
   Result<> plan();
   Result<> reserve();
@@ -123,7 +126,8 @@ class SourceMove {
                       wire::Route route);
   void report_end(const PhaseOutcome& outcome);
   void report_failure(const PhaseOutcome& outcome);
-  void record(const std::string& state, const std::string& error, const std::string& summary);
+  Result<> record(const std::string& state, const std::string& error, const std::string& summary);
+  void heard(const Result<peer::Reply>& reply);
   std::string source_state(bool& running) const;
 
   Services& services_;
@@ -134,6 +138,11 @@ class SourceMove {
   mutable Mutex mu_;
   bool decided_ GUARDED_BY(mu_) = false;  // the commit cannot be called off any more
   std::string container_ GUARDED_BY(mu_);
+  SourceState state_ GUARDED_BY(mu_) = SourceState::kCopying;
+  int64_t state_since_ms_ GUARDED_BY(mu_) = 0;
+  std::string last_word_ GUARDED_BY(mu_);
+  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
+  std::string problem_ GUARDED_BY(mu_);
 
   int64_t started_ms_ = 0;
   Planned planned_;

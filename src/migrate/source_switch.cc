@@ -44,9 +44,10 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
   breakpoints_ = sys::hold_breakpoints();
-  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
-  // A daemon that comes after this one puts them back.
-  record("running", "", *restarts_held_);
+  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->restarts(container.id));
+  // Written down first: a daemon that comes after this one puts them back.
+  TS_TRY_CTX(enter(SourceState::kCopying), "write the journal");
+  TS_TRY(planned_.survey.engine->hold_restarts(container.id));
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
   if (!addresses.empty()) {
@@ -373,12 +374,14 @@ Result<> SourceMove::tell_commit() {
   auto deadline = Deadline::in(kTellLimit);
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   auto reply = session_->call(request, Deadline::in(milliseconds(10'000)), never);
+  heard(reply);
   while (!reply && !deadline.passed()) {
     TS_LOG_WARN("mig={} phase=commit tell {}: {}", id(), request_.peer, reply.error().message());
     (void)sleep_for(kTellEvery, never);
     auto again =
         PeerSession::connect(services_.identity, target, services_.settings.node, Deadline::in(kTellEvery * 4), never);
     if (again) reply = (*again)->call(request, Deadline::in(milliseconds(10'000)), never);
+    heard(reply);
   }
   if (!reply)
     return std::unexpected(

@@ -184,7 +184,7 @@ sigset_t block_signals() {
 Result<> serve(const Config& config, const sigset_t& signals) {
   TS_TRY_ASSIGN(auto owned_services, make_services(config));
   migrate::Services& services = *owned_services;
-  auto unfinished = recover(services);
+  TS_TRY_ASSIGN(auto unfinished, recover(services));
   // Before anything moves on: containers are reached through it.
   TS_TRY_ASSIGN(auto tunnel, TunnelKeeper::start(services, tunnel_options(config)));
   migrate::Exposures exposures(*services.store, services.identity.fingerprint().text());

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/wall_clock.h"
 #include "migrate/planner.h"
 #include "node/exposed.h"
 #include "node/network_watch.h"
@@ -165,6 +166,24 @@ class NodeService final : public local::Node::Service {
       *reply->mutable_move() = to_record(*move, true);
       TS_TRY_ASSIGN(auto events, services_.store->events(request->move_id(), 0));
       for (const auto& event : events) (void)reply->add_events()->ParseFromString(event.bytes);
+      if (auto standing = moves_.standing(request->move_id()); standing)
+        reply->set_explanation(migrate::explain(*standing, unix_ms_now()));
+      return {};
+    });
+  }
+
+  grpc::Status Resolve(grpc::ServerContext*, const local::ResolveRequest* request,
+                       local::ResolveReply* reply) override {
+    return answer([&]() -> Result<> {
+      auto decision = request->commit() ? state::Decision::kCommit : state::Decision::kAbort;
+      auto standing = moves_.standing(request->move_id());
+      if (!standing)
+        return std::unexpected(std::move(standing).error().with_remedy("`transship moves` lists the moves"));
+      reply->set_explanation(migrate::explain(*standing, unix_ms_now()));
+      TS_TRY_ASSIGN(*reply->mutable_risk(), migrate::risk_of(*standing, decision));
+      if (!request->confirmed()) return {};
+      TS_TRY(moves_.resolve(request->move_id(), decision));
+      reply->set_done(true);
       return {};
     });
   }

@@ -16,7 +16,8 @@ struct Unfinished {
 
 // Devices, rules, gates and mounts of ours that nothing uses; containers that an undecided move left frozen run again.
 // Returns the moves that can go on; nothing of theirs is touched. Logs what it did. Call once, before anything listens.
-std::vector<Unfinished> recover(migrate::Services& services);
+// An error: the journal cannot be read, and nothing of a move was touched.
+Result<std::vector<Unfinished>> recover(migrate::Services& services);
 // Then this, also before anything listens.
 void resume(migrate::Services& services, migrate::MoveTable& moves, const std::vector<Unfinished>& unfinished);
 

@@ -24,7 +24,7 @@ BENCH = [sys.executable, SOURCE / "bench/move"]
     (["--sizes", "0"], "from 1 to"), (["--sizes", "64,x"], "whole numbers"), (["--write-rates", "-5"], "from 0 to"),
     (["--rate", "fast"], "not a rate"), (["--delay", "1"], "not a delay"), (["--runs", "0"], "from 1 to 100"),
     (["--modes", "magic"], "auto, pre-copy"), (["--against", "docker"], "podman, runc-rsync"),
-    (["--modes", "none", "--against", "none"], "nothing to measure"), (["--values", "zero"], "random"),
+    (["--modes", "none", "--against", "none"], "nothing to measure"), (["--json", "/no/such/dir/r.json"], "cannot be written"), (["--values", "zero"], "random"),
 ])
 def test_wrong_options_are_refused_before_anything_starts(arguments, complaint):
     done = subprocess.run([*BENCH, *arguments], capture_output=True, text=True, timeout=30)
