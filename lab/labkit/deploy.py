@@ -12,6 +12,7 @@ from .services import order, wait_until
 PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager", "transship-tar")
 DEFAULT_BUILD = config.BUILD / "bin"
 CONFIG = "/etc/transship/transshipd.toml"
+POLICY = "/etc/transship/policy.toml"
 SANITIZER_LOG = "sanitizer"  # cmake/TransshipTargets.cmake says so to programs that have a sanitizer in them
 DAEMON = order("transshipd", ["/usr/bin/transshipd"], log="/var/log/transship/transshipd.log", restart=False)
 
@@ -77,6 +78,7 @@ def deploy_to(host: dict, build: Path) -> None:
     for program in PROGRAMS:
         install(host, f"/usr/bin/{program}", (build / program).read_bytes(), 0o755)
     install(host, CONFIG, configuration(host, "hook").encode(), 0o644)
+    install(host, POLICY, (config.SOURCE / "lab/policy.toml").read_bytes(), 0o644)
     start_daemon(host)
 
 

@@ -26,6 +26,8 @@ enum class ImageMagic : uint32_t {
   kFiles = 0x56303138,
   kDescriptors = 0x56213732,  // of a process: fdinfo
   kMemfdInode = 0x48453499,
+  kShared = 0x54432030,  // ids-PID
+  kMounts = 0x55563928,
 };
 
 // Flags of a pagemap entry. Without any the content is elsewhere, and whoever restores must know where.

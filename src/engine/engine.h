@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/cancel.h"
+#include "base/demands.h"
 #include "base/result.h"
 
 namespace transship::engine {
@@ -103,6 +104,9 @@ struct Conflict {
   std::string remedy;
 };
 
+// May an image be pulled from this registry ("registry.example:5000")?
+using RegistryFilter = std::function<bool(const std::string& registry)>;
+
 // Thread-safe: every call is a request of its own to the engine. Every call ends within its deadline (30 s where no
 // deadline is a parameter). Errors: kNotFound (no such container), kUnavailable (engine not there: says which socket or
 // program, and how to start it), kTimeout.
@@ -141,10 +145,16 @@ class Engine {
 
   // ---- destination
   virtual Result<std::vector<Conflict>> conflicts(const Container& wanted) = 0;
+  // What making it would take of this host, by the very request that stage() would make. A peer wrote it: nothing in it
+  // is left out, what is not known is in `never`, and stage() refuses that too.
+  virtual Result<Demands> demands(const Container& wanted) = 0;
   // Is the image here (by configuration digest)? Then nothing needs to be pulled.
   virtual Result<bool> has_image(const Container& wanted) = 0;
-  // Pulls by digest from the registry in its name. kNotFound/kUnavailable when the registry cannot serve it.
-  virtual Result<> pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
+  // Pulls by digest from the registries in its names that are `allowed`. kNotFound/kUnavailable when none can serve it.
+  virtual Result<> pull_image(const Container& wanted, const RegistryFilter& allowed, Deadline deadline,
+                              const Cancel& cancel) = 0;
+  // Gives an image that is there the name that the user knows it by; one that is taken stays with its image.
+  virtual Result<> name_image(const Container& wanted) = 0;
   // Creates it: same name, image, environment, mounts, ports, labels, limits, address (unless it is to get a new one);
   // runtime transship; no restart policy yet (see finish). Nothing runs. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;

@@ -47,6 +47,8 @@ void read_process(const json& process, OciBundle& b) {
   b.uid = number_of(child(process, "user"), "uid");
   b.gid = number_of(child(process, "user"), "gid");
   b.terminal = child(process, "terminal").is_boolean() && child(process, "terminal").get<bool>();
+  b.capabilities = texts_of(child(process, "capabilities"), "bounding");
+  b.no_new_privileges = child(process, "noNewPrivileges").is_boolean() && child(process, "noNewPrivileges").get<bool>();
   b.apparmor_profile = text_of(process, "apparmorProfile");
   b.selinux_label = text_of(process, "selinuxLabel");
 }

@@ -43,7 +43,9 @@ struct OciBundle {
   std::string cwd;
   uint64_t uid = 0;
   uint64_t gid = 0;
+  std::vector<std::string> capabilities;  // the bounding set
   bool terminal = false;
+  bool no_new_privileges = false;
   bool has_seccomp = false;
 
   const OciNamespace* find_namespace(std::string_view type) const;

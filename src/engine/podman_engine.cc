@@ -8,6 +8,7 @@
 #include "base/thread.h"
 #include "engine/host_ports.h"
 #include "engine/podman_conflicts.h"
+#include "engine/podman_demands.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
@@ -267,6 +268,11 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   return find_conflicts(wanted, spec, host);
 }
 
+Result<Demands> PodmanEngine::demands(const Container& wanted) {
+  TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
+  return podman_demands(wanted, spec, look_at_host());
+}
+
 Result<bool> PodmanEngine::has_image(const Container& wanted) {
   ApiRequest r;
   r.path = fmt::format("/images/{}/exists", url_escape(wanted.image_id));
@@ -298,8 +304,8 @@ Result<std::string> PodmanEngine::pull_one(const std::string& reference, Deadlin
   return id;
 }
 
-// A pull by digest leaves the image without the name that the user knows it by. A name that is taken stays.
-Result<> PodmanEngine::tag(const Container& wanted) {
+// A pull by digest leaves the image without that name.
+Result<> PodmanEngine::name_image(const Container& wanted) {
   auto slash = wanted.image.rfind('/');
   auto colon = wanted.image.rfind(':');
   if (wanted.image.contains('@') || slash == std::string::npos || colon == std::string::npos || colon < slash)
@@ -316,17 +322,23 @@ Result<> PodmanEngine::tag(const Container& wanted) {
   return {};
 }
 
-Result<> PodmanEngine::pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) {
+Result<> PodmanEngine::pull_image(const Container& wanted, const RegistryFilter& allowed, Deadline deadline,
+                                  const Cancel& cancel) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   std::vector<std::string> failures;
   for (const auto& reference : spec.image_refs) {
+    if (!allowed(registry_of(reference))) {
+      failures.push_back(fmt::format("pull {}: the policy of this host does not allow that registry", reference));
+      continue;
+    }
     auto id = pull_one(reference, deadline, cancel);
     if (!id && (id.error().code() == Errc::kCancelled || id.error().code() == Errc::kTimeout))
       return std::unexpected(std::move(id).error());
     if (!id)
       failures.push_back(id.error().message());
     else if (*id == wanted.image_id)
-      return tag(wanted);
+      // Under another repository's name it would be taken for what that one has.
+      return repository_of(reference) == repository_of(wanted.image) ? name_image(wanted) : Result<>();
     else
       failures.push_back(fmt::format("pull {}: it is image {}, not {}", reference, *id, wanted.image_id));
   }
@@ -342,6 +354,8 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   if (text_at(spec.create, {"name"}) != wanted.name || text_at(spec.create, {"image"}) != wanted.image_id)
     return fail(Errc::kPeerProtocol, "the spec is for another container than {}", wanted.name);
+  if (auto asked = podman_demands(wanted, spec, look_at_host()); !asked.never.empty())
+    return fail(Errc::kRefused, "{}", asked.never.front());
   TS_TRY_ASSIGN(PodmanApi own, service_.api());
   ApiRequest r;
   r.method = "POST";

@@ -28,8 +28,11 @@ class PodmanEngine : public Engine {
   Result<> release_restarts(const std::string& id, const std::string& held) override;
   Result<> forget(const std::string& id, bool keep, Deadline deadline) override;
   Result<std::vector<Conflict>> conflicts(const Container& wanted) override;
+  Result<Demands> demands(const Container& wanted) override;
   Result<bool> has_image(const Container& wanted) override;
-  Result<> pull_image(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
+  Result<> pull_image(const Container& wanted, const RegistryFilter& allowed, Deadline deadline,
+                      const Cancel& cancel) override;
+  Result<> name_image(const Container& wanted) override;
   Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string& id, const Container& wanted) override;
@@ -48,7 +51,6 @@ class PodmanEngine : public Engine {
   Result<PodmanAnswers> gather(const std::string& name);
   Json generated_spec(const std::string& id) const;
   Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
-  Result<> tag(const Container& wanted);
   Result<std::vector<Json>> all_networks();
   // Of containers that do not run; those that do are in the answers about networks.
   std::vector<FixedAddress> fixed_addresses_here(const Json& containers);

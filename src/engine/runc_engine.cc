@@ -6,7 +6,9 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "engine/bundle_demands.h"
 #include "sys/file.h"
+#include "sys/nft_table.h"
 #include "sys/process.h"
 #include "sys/program_version.h"
 #include "sys/search_path.h"
@@ -240,10 +242,17 @@ Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
   return rows;
 }
 
+Result<Demands> RuncEngine::demands(const Container& wanted) {
+  TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
+  return bundle_demands(bundle, look_at_host(), [](const std::string& path) { return sys::is_own_netns(path); });
+}
+
 Result<Staged> RuncEngine::stage(const Container& wanted, Deadline, const Cancel& cancel) {
   TS_TRY(check_id(wanted.id));
   TS_TRY(cancel.check());
   TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
+  TS_TRY_ASSIGN(Demands asked, demands(wanted));
+  if (!asked.never.empty()) return fail(Errc::kRefused, "{}", asked.never.front());
   if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
     return fail(Errc::kAlreadyExists, "runc of this host has a container {} already", wanted.id);
   TS_TRY(write_bundle(bundle, bundle_of(wanted.id)));

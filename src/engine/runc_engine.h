@@ -23,8 +23,10 @@ class RuncEngine : public Engine {
   // The bundle directory goes too when it is one that arrived here; one that the user made stays.
   Result<> forget(const std::string& id, bool keep, Deadline deadline) override;
   Result<std::vector<Conflict>> conflicts(const Container& wanted) override;
+  Result<Demands> demands(const Container& wanted) override;
   Result<bool> has_image(const Container&) override { return true; }
-  Result<> pull_image(const Container&, Deadline, const Cancel&) override { return {}; }
+  Result<> pull_image(const Container&, const RegistryFilter&, Deadline, const Cancel&) override { return {}; }
+  Result<> name_image(const Container&) override { return {}; }
   Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string&, const Container&) override { return {}; }

@@ -28,6 +28,7 @@ namespace {
 constexpr int kMaxList = 4096;
 constexpr size_t kMaxSpec = 2U << 20;
 constexpr size_t kMaxFingerprint = 128;
+constexpr size_t kMaxText = 512;
 
 template <class Source, class Target>
 void copy_strings(const Source& from, Target* to) {
@@ -70,6 +71,34 @@ bool ports_fit(const peer::ContainerFacts& f) {
                   (p.protocol() == "tcp" || p.protocol() == "udp" || p.protocol() == "http") &&
                   (p.health().empty() || gateway::check_health_path(p.health())) && p.entry().size() <= kMaxFingerprint;
          });
+}
+
+bool only_of(std::string_view text, std::string_view characters) {
+  return text.find_first_not_of(characters) == std::string_view::npos;
+}
+
+// A digest, with or without "sha256:" in front; nothing that an engine could take for a name.
+bool is_digest(std::string_view text) {
+  if (text.starts_with("sha256:")) text.remove_prefix(7);
+  return text.size() == 64 && only_of(text, "0123456789abcdef");
+}
+
+// They become parts of command lines, of paths in an engine's API and of messages.
+bool names_fit(const peer::ContainerFacts& f) {
+  constexpr std::string_view kImageCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:@+";
+  bool image = f.image().size() <= kMaxText && only_of(f.image(), kImageCharacters) && !f.image().starts_with('-');
+  bool digests = (f.image_id().empty() || is_digest(f.image_id())) &&
+                 (f.image_digest().empty() || is_digest(f.image_digest())) &&
+                 std::ranges::all_of(f.image_layers(), is_digest);
+  bool addresses = std::ranges::all_of(f.addresses(), [](const auto& a) {
+    return network::IpAddress::parse(a.ip()) && (a.network().empty() || is_plain_name(a.network())) &&
+           (a.interface().empty() || is_plain_name(a.interface()));
+  });
+  bool ports = std::ranges::all_of(f.host_ports(), [](const auto& p) {
+    return (p.protocol() == "tcp" || p.protocol() == "udp" || p.protocol() == "sctp") &&
+           (p.host_ip().empty() || network::IpAddress::parse(p.host_ip()));
+  });
+  return image && digests && addresses && ports;
 }
 
 }  // namespace
@@ -126,6 +155,8 @@ Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
       f.image_layers_size() > kMaxList || f.managed_files_size() > kMaxList || f.exposed_size() > kMaxList ||
       !ports_fit(f))
     return fail(Errc::kPeerProtocol, "the peer's container facts are out of range");
+  if (!names_fit(f))
+    return fail(Errc::kPeerProtocol, "the peer sent an image, a digest, an address or a port that is none");
   engine::Container c;
   c.engine = f.engine();
   c.id = f.id();

@@ -27,11 +27,25 @@ constexpr milliseconds kEngineLimit{15'000};
 // Without another chunk, while the engine's lock is held.
 constexpr milliseconds kChunkStall{4000};
 constexpr milliseconds kCancelCheck{100};
+// Of one kind, each with a descriptor: a process with its threads and its open things makes a dozen.
+constexpr size_t kMaxFiles = 16'384;
+// Half of what is free stays free for everybody else.
+constexpr uint64_t kInodesKept = 2;
 
 peer::Reply done() {
   peer::Reply reply;
   reply.mutable_done();
   return reply;
+}
+
+Result<> write_all_at(int fd, std::span<const std::byte> data, uint64_t offset) {
+  while (!data.empty()) {
+    ssize_t n = retry_eintr([&] { return ::pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset)); });
+    if (n < 0) return fail_errno(errno, "write");
+    data = data.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return {};
 }
 
 }  // namespace
@@ -96,6 +110,8 @@ Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& servi
 Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
+  TS_TRY(check_policy(services_, source_, *engine_, wanted_));
+  TS_TRY(check_reservation(request));
   set_cutover_facts(request.container());
   TS_TRY(services_.cutover->judge_arrival(cutover_));
   started_ms_ = unix_ms_now();
@@ -106,7 +122,9 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   wanted.source = source_;
   wanted.engine = wanted_.engine;
   wanted.name = wanted_.name;
-  wanted.amounts = {request.memory_bytes(), images_limit_, storage_limit_};
+  // The store takes that much in any case; its pages and the container's own are the same memory.
+  wanted.amounts = {std::max(request.memory_bytes(), request.live_memory() ? request.page_bytes() : 0), images_limit_,
+                    storage_limit_};
   for (const auto& p : wanted_.host_ports) wanted.ports.push_back({p.host_ip, p.host_port, p.protocol});
   if (!wanted_.new_address)
     for (const auto& a : wanted_.addresses) wanted.addresses.push_back(a.ip);
@@ -124,6 +142,24 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   record("running", "");
   TS_LOG_INFO("mig={} role=destination source={} container={}:{} reserved", id_, source_, wanted_.engine, wanted_.name);
   return {};
+}
+
+Result<> DestinationMove::check_reservation(const peer::ReserveRequest& request) const {
+  // A move is made once: what is written down of one that is over stays true.
+  if (services_.store->move(id_) || services_.store->decision(id_).value_or(std::nullopt))
+    return fail(Errc::kAlreadyExists, "there has been a move {} here already", id_);
+  constexpr uint64_t kMost = 1ULL << 60;
+  for (auto amount : {request.memory_bytes(), request.images_bytes(), request.storage_bytes(), request.page_bytes()})
+    if (amount > kMost) return fail(Errc::kPeerProtocol, "a reservation of {} bytes", amount);
+  auto most = static_cast<uint64_t>(services_.policy.of(source_).reserved_mib) << 20;
+  auto asked = std::max(request.memory_bytes(), request.page_bytes()) + request.images_bytes();
+  if (most == 0 || asked <= most) return {};
+  TS_LOG_WARN("policy: mig={} of {} refused: it asks for {} of memory", id_, source_, format_bytes(asked));
+  return std::unexpected(
+      Error(Errc::kRefused, fmt::format("the policy of {} lets a move of {} reserve {}, not {}",
+                                        services_.settings.node, source_, format_bytes(most), format_bytes(asked)))
+          .with_remedy(
+              fmt::format("limits.reserved_mib in {} on {}", services_.policy.file(), services_.settings.node)));
 }
 
 void DestinationMove::record(const std::string& state, const std::string& error) {
@@ -199,14 +235,21 @@ Result<peer::Reply> DestinationMove::prepare() {
   peer::Reply reply;
   auto& prepared = *reply.mutable_prepared();
   auto deadline = Deadline::in(kPrepareLimit);
+  // Again: the policy may be another one since.
+  TS_TRY(check_policy(services_, source_, *engine_, wanted_));
+  auto policy = services_.policy.of(source_);
   TS_TRY_ASSIGN(bool present, engine_->has_image(wanted_));
   if (!present) {
     auto begin = Clock::now();
-    auto pulled = engine_->pull_image(wanted_, deadline, cancel_);
+    auto allowed = [&policy](const std::string& registry) {
+      return std::ranges::any_of(policy.registries, [&](const auto& p) { return plan::matches(p, registry); });
+    };
+    auto pulled = engine_->pull_image(wanted_, allowed, deadline, cancel_);
     prepared.set_pull_ms(ms_since(begin));
     TS_TRY(cancel_.check());
     prepared.set_image_pulled(pulled.has_value());
     if (!pulled) {
+      TS_TRY(check_sent_images(pulled.error()));
       prepared.set_image_missing(true);
       prepared.set_image_error(pulled.error().message());
       return reply;
@@ -218,6 +261,17 @@ Result<peer::Reply> DestinationMove::prepare() {
   TS_TRY(save());
   enter(State::kStaged);
   return reply;
+}
+
+// `why` no registry serves it.
+Result<> DestinationMove::check_sent_images(const Error& why) const {
+  if (services_.policy.of(source_).images_from_source) return {};
+  TS_LOG_WARN("policy: mig={} of {} refused: its image would come from there", id_, source_);
+  return std::unexpected(Error(Errc::kRefused, fmt::format("the policy of {} takes no images from {}: {}",
+                                                           services_.settings.node, source_, why.message()))
+                             .with_remedy(fmt::format("push the image to a registry that {0} reaches, or "
+                                                      "allow.images_from_source = true in {1} on {0}",
+                                                      services_.settings.node, services_.policy.file())));
 }
 
 Result<peer::Reply> DestinationMove::missing_layers() {
@@ -233,18 +287,21 @@ Result<peer::Reply> DestinationMove::missing_layers() {
   return reply;
 }
 
-Result<peer::Reply> DestinationMove::load_image(const peer::ImageLoadRequest& request) {
+// Known by its id alone: under a name it would be what somebody here gets who asks for that name.
+Result<peer::Reply> DestinationMove::load_image() {
   MutexLock serial(request_mu_);
   TS_TRY(expect("image load", {State::kReserved}));
   Busy busy(*this);
+  TS_TRY(check_sent_images(Error(Errc::kRefused, "layers were sent")));
   {
     MutexLock lock(mu_);
+    TS_TRY(await_writers());
     layers_.clear();
   }
-  auto imported = storage::import_image({}, layers_dir_, request.reference(), wanted_.image_id,
-                                        Deadline::in(kPrepareLimit), cancel_);
+  auto imported = storage::import_image({}, layers_dir_, "", wanted_.image_id, Deadline::in(kPrepareLimit), cancel_);
   (void)sys::remove_tree(layers_dir_);
   if (!imported) return std::unexpected(std::move(imported).error());
+  if (services_.policy.of(source_).image_names) TS_TRY(engine_->name_image(wanted_));
   return done();
 }
 
@@ -299,6 +356,10 @@ Result<> DestinationMove::write_file(const std::string& dir, const std::string& 
   {
     MutexLock lock(mu_);
     if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
+    if (&files == &images_ && images_closed_)
+      return fail(Errc::kPeerProtocol, "\"{}\" came after the restore had begun", name);
+    if (files.size() >= kMaxFiles && !files.contains(name))
+      return fail(Errc::kPeerProtocol, "more than {} files were sent", kMaxFiles);
     Image& file = files[name];
     if (!file.fd) {
       TS_TRY_ASSIGN(Fd opened, open_file(dir + "/" + name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600));
@@ -306,14 +367,25 @@ Result<> DestinationMove::write_file(const std::string& dir, const std::string& 
     }
     file.bytes += data.size();
     fd = file.fd;
+    ++writing_;
   }
-  while (!data.empty()) {
-    ssize_t n = retry_eintr([&] { return ::pwrite(fd->get(), data.data(), data.size(), static_cast<off_t>(offset)); });
-    if (n < 0)
-      return fail_errno(errno, "write {} of {}/{} on {}", format_bytes(data.size()), dir, name,
-                        services_.settings.node);
-    data = data.subspan(static_cast<size_t>(n));
-    offset += static_cast<uint64_t>(n);
+  auto written = write_all_at(fd->get(), data, offset);
+  {
+    MutexLock lock(mu_);
+    --writing_;
+    written_.notify_all();
+  }
+  if (written) return {};
+  return std::unexpected(std::move(written).error().context(
+      fmt::format("write {} of {}/{} on {}", format_bytes(data.size()), dir, name, services_.settings.node)));
+}
+
+Result<> DestinationMove::await_writers() {
+  auto deadline = Deadline::in(kChunkStall);
+  while (writing_ > 0) {
+    TS_TRY(cancel_.check());
+    if (deadline.passed()) return fail(Errc::kTimeout, "a lane is still writing on {}", services_.settings.node);
+    (void)written_.wait_until(mu_, std::min(deadline.at(), Clock::now() + kCancelCheck));
   }
   return {};
 }
@@ -346,20 +418,34 @@ Result<> DestinationMove::receive_layer(const std::string& name, uint64_t offset
   return write_file(layers_dir_, name, offset, data, layers_);
 }
 
+// All rounds and the image together: what the second one replaces is not known to be gone.
+uint64_t DestinationMove::rootfs_room() const {
+  return storage_limit_ - std::min<uint64_t>(storage_limit_, layers_received_ + rootfs_written_);
+}
+
 // The round of that name; begun when there is none.
 Result<std::shared_ptr<DestinationMove::Rootfs>> DestinationMove::rootfs_round(const std::string& name) {
   MutexLock lock(mu_);
   if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
   if (auto known = rounds_.find(name); known != rounds_.end()) return known->second;
+  // Two at once would write in each other's way; no source does that.
+  if (!rounds_.empty())
+    return fail(Errc::kPeerProtocol, "round \"{}\" began before \"{}\" was over", name, rounds_.begin()->first);
   auto round = std::make_shared<Rootfs>();
+  round->room = rootfs_room();
   TS_TRY_ASSIGN(round->pipe, storage::StreamPipe::create(cancel_, kStreamIdle));
   round->thread = Thread("rootfs-apply", [this, &round = *round] {
     auto apply = [&]() -> Result<> {
       const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
       TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
       storage::ApplyLimits limits;
-      limits.max_bytes = storage_limit_;
-      return storage::apply_round(root.get(), *round.pipe, limits, cancel_);
+      limits.max_bytes = round.room;
+      TS_TRY_ASSIGN(sys::Space space, sys::space_of(dir));
+      if (space.free_inodes > 0) limits.max_entries = space.free_inodes / kInodesKept;
+      storage::ApplyStats stats;
+      auto applied = storage::apply_round(root.get(), *round.pipe, limits, cancel_, &stats);
+      round.written = stats.data_bytes;
+      return applied;
     };
     round.outcome = apply();
     if (!round.outcome) round.pipe->fail_writer(round.outcome.error());
@@ -393,6 +479,7 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   {
     MutexLock lock(mu_);
     rounds_.erase(name);
+    rootfs_written_ += round->written;
   }
   if (!round->outcome)
     return std::unexpected(
@@ -465,13 +552,17 @@ void DestinationMove::prepare_network(const std::string& bundle) {
 Result<> DestinationMove::wait_at_gate() {
   TS_TRY_ASSIGN(auto waiting, gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
   runtime_arrived_ = Clock::now();
-  prepare_network(waiting.bundle);
+  bundle_ = waiting.bundle;
+  prepare_network(bundle_);
   auto files = memory_ ? memory_->lend_files() : std::vector<int>();
   return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_, files);
 }
 
 Result<> DestinationMove::check_images(const peer::RestoreRequest& request) {
   MutexLock lock(mu_);
+  // From here on they are what is checked, and what CRIU reads.
+  images_closed_ = true;
+  TS_TRY(await_writers());
   for (const auto& file : request.files()) {
     auto it = images_.find(file.name());
     uint64_t have = it == images_.end() ? 0 : it->second.bytes;
@@ -490,6 +581,8 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   sys::Urgent urgent;
   MutexLock serial(request_mu_);
   TS_TRY(expect("restore", {State::kStarting}));
+  // What is left of one that failed is undone, never gone on with.
+  if (std::exchange(restore_tried_, true)) return fail(Errc::kPeerProtocol, "the restore has been tried already");
   Busy busy(*this);
   auto asked = Clock::now();
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");

@@ -58,7 +58,7 @@ class DestinationMove {
 
   Result<peer::Reply> prepare();
   Result<peer::Reply> missing_layers();
-  Result<peer::Reply> load_image(const peer::ImageLoadRequest& request);
+  Result<peer::Reply> load_image();
   Result<peer::Reply> rootfs_applied(const peer::RootfsAppliedRequest& request);
   // Calls the engine; answers when it waits at the gate.
   Result<peer::Reply> arm();
@@ -102,6 +102,8 @@ class DestinationMove {
   };
   struct Rootfs {
     std::unique_ptr<storage::StreamPipe> pipe;
+    uint64_t room = 0;  // bytes of contents that it may have
+    uint64_t written = 0;
     uint64_t next_offset = 0;
     Result<> outcome;
     Thread thread;  // last: is joined before the rest goes
@@ -130,6 +132,12 @@ class DestinationMove {
   Result<> await_chunks(uint64_t count);
   Result<> await_parked(const peer::RestoreRequest& request);
   Result<> check_images(const peer::RestoreRequest& request);
+  Result<> check_images_confined() const;
+  Result<> check_tasks_confined() const;
+  Result<> check_sent_images(const Error& why) const;
+  Result<> check_reservation(const peer::ReserveRequest& request) const;
+  uint64_t rootfs_room() const REQUIRES(mu_);
+  Result<> await_writers() REQUIRES(mu_);
   Result<> make_memory(uint64_t page_bytes);
   void memory_lost(const Error& error);
   bool wait_filled();
@@ -176,6 +184,10 @@ class DestinationMove {
   std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);
+  bool images_closed_ GUARDED_BY(mu_) = false;   // CRIU is about to read them
+  unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
+  CondVar written_;                              // one of them is through
+  uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
   // Shared: a round that could not be applied is over while its lane still receives.
   std::map<std::string, std::shared_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool finished_ GUARDED_BY(mu_) = false;
@@ -195,6 +207,8 @@ class DestinationMove {
   std::unique_ptr<ArrivingMemory>
       memory_;  // set before the session hears of this move; null: memory comes in CRIU's images
   std::optional<engine::Staged> staged_;
+  bool restore_tried_ = false;
+  std::string bundle_;  // what the engine gave its runtime; set when that is at the gate
   std::optional<gate::Gate> gate_;
   std::optional<gate::Parked> parked_container_;
   Clock::time_point engine_called_;

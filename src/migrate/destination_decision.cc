@@ -59,6 +59,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
     if (!inherited) return std::unexpected(std::move(inherited).error().context("memory"));
     how.inherited = std::move(*inherited);
   }
+  TS_TRY(check_images_confined());
   auto parked = gate_->restore(how, Deadline::in(kRestoreLimit), cancel_);
   if (!parked) gate_->abort(parked.error().message());
   // The engine's start ends with the gate in either case, and its lock with it; but not if the runtime was killed
@@ -73,6 +74,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   parked_container_ = std::move(*parked);
   breakpoints_.reset();
   TS_TRY(parked_container_->verify());
+  TS_TRY(check_tasks_confined());
   installing.join();
   TS_TRY(installed);
   arrival_thread_.join();

@@ -160,7 +160,7 @@ engine::Container sample() {
   c.mounts.push_back({"tmpfs", "", "/tmp", "", true});
   c.restart_policy = "always";
   c.spec = "{}";
-  c.image_layers = {"sha256:1"};
+  c.image_layers = {"sha256:" + std::string(64, '1')};
   return c;
 }
 
@@ -185,6 +185,23 @@ TEST(Convert, RefusesWhatAPeerMayNotSend) {
   facts = to_facts(sample());
   facts.set_engine_spec(std::string(3 << 20, 'x'));
   EXPECT_FALSE(from_facts(facts));
+  // Parts of command lines, paths and messages.
+  auto refused = [](auto change) {
+    auto f = to_facts(sample());
+    change(f);
+    return !from_facts(f);
+  };
+  EXPECT_TRUE(refused([](auto& f) { f.set_image("[overlay@/x]app:1"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.set_image("--help"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.set_image(std::string(600, 'a')); }));
+  EXPECT_TRUE(refused([](auto& f) { f.set_image_id("docker.io/library/nginx:latest"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.set_image_digest("sha256:../x"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.set_image_layers(0, "../x"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.mutable_addresses(0)->set_ip("10.0.0.1 via x"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.mutable_addresses(0)->set_network("../x"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.mutable_host_ports(0)->set_protocol("tcp;"); }));
+  EXPECT_TRUE(refused([](auto& f) { f.mutable_host_ports(0)->set_host_ip("x"); }));
+  EXPECT_FALSE(refused([](auto& f) { f.set_image("registry.lab:5000/redis:lab"); }));
 }
 
 TEST(MoveId, IsAPlainNameAndNew) {

@@ -167,6 +167,12 @@ std::vector<std::shared_ptr<DestinationMove>> MoveTable::destinations() const {
 
 Result<peer::Decision> MoveTable::decision(const std::string& move_id, const std::string& peer) {
   if (!is_plain_name(move_id)) return fail(Errc::kPeerProtocol, "the move id is not a plain name");
+  auto known = services_.store->move(move_id);
+  if (!known && known.error().code() != Errc::kNotFound) return std::unexpected(std::move(known).error());
+  if (known && (known->role != "source" || known->to != peer)) {
+    TS_LOG_WARN("mig={} {} asks for the decision of a move that is not with it", move_id, peer);
+    return fail(Errc::kUnauthorized, "move {} is not with {}", move_id, peer);
+  }
   TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
   if (decided) return *decided == state::Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
   {
@@ -177,8 +183,9 @@ Result<peer::Decision> MoveTable::decision(const std::string& move_id, const std
       return peer::DECISION_UNDECIDED;
     }
   }
-  // Nobody here works on it any more: it can never be committed. Written down before it is said.
-  TS_TRY(services_.store->decide(move_id, state::Decision::kAbort));
+  // Nobody here works on it any more: it can never be committed. Written down before it is said; but for one that was
+  // never made, of which whoever asks could think of any number.
+  if (known) TS_TRY(services_.store->decide(move_id, state::Decision::kAbort));
   return peer::DECISION_ABORT;
 }
 

@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/wall_clock.h"
+#include "migrate/arrival_policy.h"
 #include "migrate/convert.h"
 #include "migrate/cpu_features.h"
 #include "migrate/entry_handover.h"
@@ -137,8 +138,22 @@ std::vector<Exposure> exposed_in_the_way(const Services& services, const engine:
   return all;
 }
 
-Result<> judge_container(const Services& services, const peer::JudgeRequest& request, const engine::Container& wanted,
-                         peer::JudgeReply& reply) {
+Result<> judge_policy(const Services& services, const std::string& source, engine::Engine& engine,
+                      const engine::Container& wanted, peer::JudgeReply& reply) {
+  TS_TRY_ASSIGN(auto objections, policy_objections(services, source, engine, wanted));
+  auto* row = reply.add_rows();
+  row->set_check("policy");
+  row->set_verdict(objections.empty() ? peer::VERDICT_OK : peer::VERDICT_BLOCK);
+  row->set_found(objections.empty()
+                     ? fmt::format("{} allows all that it needs", services.settings.node)
+                     : fmt::format("{} refuses: {}", services.settings.node, plan::objections_text(objections)));
+  if (!objections.empty())
+    row->set_remedy(plan::objections_remedy(objections, services.policy.file(), services.settings.node));
+  return {};
+}
+
+Result<> judge_container(const Services& services, const std::string& source, const peer::JudgeRequest& request,
+                         const engine::Container& wanted, peer::JudgeReply& reply) {
   auto add = [&](const std::string& check, peer::Verdict verdict, const std::string& found, const std::string& remedy) {
     auto* row = reply.add_rows();
     row->set_check(check);
@@ -151,6 +166,7 @@ Result<> judge_container(const Services& services, const peer::JudgeRequest& req
     add("engine", peer::VERDICT_BLOCK, engine.error().message(), fmt::format("install {} there", wanted.engine));
     return {};
   }
+  TS_TRY(judge_policy(services, source, **engine, wanted, reply));
   TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
   for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
   // The engine does not know of these before it starts it.
@@ -206,7 +222,7 @@ Result<peer::JudgeReply> judge(const Services& services, const std::string& sour
   peer::JudgeReply reply;
   Result<NodeFacts> facts = NodeFacts{};
   Thread gather("judge-facts", [&] { facts = services.node_facts(); });
-  auto judged = judge_container(services, request, wanted, reply);
+  auto judged = judge_container(services, source, request, wanted, reply);
   if (judged) judge_network(services, source, request.container(), wanted, reply);
   if (judged) judge_entries(services, request.container(), reply);
   gather.join();

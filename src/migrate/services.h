@@ -8,6 +8,7 @@
 #include "base/node_facts.h"
 #include "criu/memory_method.h"
 #include "engine/engine.h"
+#include "migrate/arrival_policy.h"
 #include "migrate/passing.h"
 #include "network/cutover.h"
 #include "plan/reservations.h"
@@ -49,6 +50,7 @@ struct Services {
   std::unique_ptr<network::CutoverDriver> cutover;
   plan::ReservationBook reservations{};
   Passing passing{};
+  PolicyBook policy{};
   EntryHandover* entries = nullptr;  // set once, before the first move
   MovingListener* moving = nullptr;  // set before anything moves; may stay null
 

@@ -209,8 +209,9 @@ Result<> SourceMove::reserve() {
   r.set_memory_bytes(s.tasks.memory_bytes + (live_ ? s.tasks.shared_bytes : 0));
   // It grows while it runs.
   if (live_) r.set_page_bytes(s.tasks.memory_bytes + s.tasks.memory_bytes / 4 + (64U << 20));
-  // Twice the difference: it is measured now and copied later. The image only when it is not there.
-  r.set_storage_bytes(2 * planned_.rootfs.bytes + (64U << 20) +
+  // The difference is measured now, copied later, and what changes of it is copied again. The image only when it is not
+  // there.
+  r.set_storage_bytes(2 * planned_.rootfs.bytes + planned_.rootfs.bytes / 2 + (128U << 20) +
                       (planned_.judged.image_present() ? 0 : s.container.image_bytes));
   r.set_ttl_seconds(static_cast<uint32_t>(services_.settings.reservation_ttl.count() / 1000));
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing

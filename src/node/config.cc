@@ -88,6 +88,8 @@ const auto& entries() {
       Entry{"runc.bundles_dir", Text{&Config::runc_bundles_dir, true}, "where bundles that arrive are put"},
       Entry{"runtime.path", Text{&Config::runtime, true}, "transship-runtime, under which arriving containers run"},
       Entry{"criu.program", Text{&Config::criu_program, false, {}, check_program}, "CRIU, at least 4.2"},
+      Entry{"policy.file", Text{&Config::policy_file, true},
+            "what containers that arrive may have (docs/policy.md); absent: its defaults"},
       Entry{"move.lanes", Number{&Config::lanes, 1, 16}, "data connections of one move"},
       Entry{"move.bandwidth_limit_mbit", Number{&Config::bandwidth_limit_mbit, 0, 1'000'000},
             "Mbit/s that one move may use; 0: no limit"},

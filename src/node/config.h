@@ -26,6 +26,7 @@ struct Config {
   std::string runc_bundles_dir = "/var/lib/transship/bundles";
   std::string runtime = "/usr/bin/transship-runtime";
   std::string criu_program = "criu";
+  std::string policy_file = "/etc/transship/policy.toml";
   int64_t lanes = 2;
   int64_t bandwidth_limit_mbit = 0;
   int64_t gate_deadline_ms = 5000;

@@ -19,6 +19,7 @@
 #include "node/network_watch.h"
 #include "node/node_service.h"
 #include "node/peer_service.h"
+#include "node/policy_file.h"
 #include "node/recovery.h"
 #include "node/tunnel_keeper.h"
 #include "sys/file.h"
@@ -176,14 +177,36 @@ sigset_t block_signals() {
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   return set;
 }
 
-Result<> serve(const Config& config, const sigset_t& signals) {
+// One that was named must be there.
+Result<plan::PolicySet> policy_of(const Config& config) {
+  return load_policy(config.policy_file, config.policy_file != Config().policy_file);
+}
+
+// Until a signal ends the daemon. SIGHUP: the policy is read again; one that is wrong changes nothing.
+int wait_for_end(const Config& config, migrate::Services& services, const sigset_t& signals) {
+  while (true) {
+    int signal = 0;
+    (void)::sigwait(&signals, &signal);
+    if (signal != SIGHUP) return signal;
+    auto policy = policy_of(config);
+    if (policy)
+      services.policy.set(std::move(*policy));
+    else
+      TS_LOG_ERROR("policy: the one in force stays: {}", policy.error().message());
+    if (policy) TS_LOG_INFO("policy: {} was read again", config.policy_file);
+  }
+}
+
+Result<> serve(const Config& config, plan::PolicySet policy, const sigset_t& signals) {
   TS_TRY_ASSIGN(auto owned_services, make_services(config));
   migrate::Services& services = *owned_services;
+  services.policy.set(std::move(policy));
   TS_TRY_ASSIGN(auto unfinished, recover(services));
   // Before anything moves on: containers are reached through it.
   TS_TRY_ASSIGN(auto tunnel, TunnelKeeper::start(services, tunnel_options(config)));
@@ -238,9 +261,7 @@ Result<> serve(const Config& config, const sigset_t& signals) {
   });
   TS_LOG_INFO("node={} fingerprint={} listen={} socket={} ready", config.node_name,
               services.identity.fingerprint().text(), wire::to_text(listener->address()), config.socket);
-  int signal = 0;
-  (void)::sigwait(&signals, &signal);
-  TS_LOG_INFO("ending on signal {}", signal);
+  TS_LOG_INFO("ending on signal {}", wait_for_end(config, services, signals));
   stop.cancel("the daemon ends");
   local.reset();
   return {};
@@ -252,10 +273,13 @@ int complain(const Error& error) {
   return error.code() == Errc::kInvalidArgument ? 2 : 1;
 }
 
-int check_config(const Config& config) {
+int check_config(const Config& config, const plan::PolicySet& policy) {
   // The daemon would not start without its hook.
   if (auto cutover = make_cutover(config); !cutover) return complain(cutover.error());
   for (const auto& key : describe(config)) fmt::print("{} = {}\n", key.name, key.value);
+  for (const auto& key : describe(policy.everyone)) fmt::print("{} = {}\n", key.name, key.value);
+  for (const auto& [peer, its] : policy.peers)
+    for (const auto& key : describe(its)) fmt::print("peer.{}.{} = {}\n", peer, key.name, key.value);
   return 0;
 }
 
@@ -266,7 +290,7 @@ int run(int argc, char** argv) {
   std::string path = "/etc/transship/transshipd.toml";
   bool check = false;
   auto* file = app.add_option("--config", path, "configuration file")->capture_default_str();
-  app.add_flag("--check-config", check, "check the configuration, print every value in force, and end");
+  app.add_flag("--check-config", check, "check the configuration and the policy, print every value in force, and end");
   app.set_version_flag("--version", std::string("transshipd ") + wire::kProgramVersion);
   app.footer("Exit codes: 0 ended on SIGTERM or SIGINT, 1 failed, 2 wrong usage or configuration.");
   try {
@@ -276,13 +300,15 @@ int run(int argc, char** argv) {
   }
   auto config = load_config(path, file->count() > 0);
   if (!config) return complain(config.error());
-  if (check) return check_config(*config);
+  auto policy = policy_of(*config);
+  if (!policy) return complain(policy.error());
+  if (check) return check_config(*config, *policy);
   if (::geteuid() != 0) return complain(Error(Errc::kRefused, "transshipd must run as root"));
   init_logging(config->log_level.c_str());
   ::umask(0077);
   sys::reserve_descriptors(kDescriptors);
   auto signals = block_signals();
-  if (auto r = serve(*config, signals); !r) return complain(r.error());
+  if (auto r = serve(*config, std::move(*policy), signals); !r) return complain(r.error());
   return 0;
 }
 

@@ -144,7 +144,7 @@ class ControlSession {
     switch (request.kind_case()) {
       case peer::Request::kPrepare: return move_->prepare();
       case peer::Request::kImageNeeded: return move_->missing_layers();
-      case peer::Request::kImageLoad: return move_->load_image(request.image_load());
+      case peer::Request::kImageLoad: return move_->load_image();
       case peer::Request::kRootfsApplied: return move_->rootfs_applied(request.rootfs_applied());
       case peer::Request::kArm: return move_->arm();
       case peer::Request::kRestore: return move_->restore(request.restore());

@@ -218,13 +218,23 @@ class RoundApplier {
     if (::fchownat(dir, name.c_str(), static_cast<uid_t>(e.uid), static_cast<gid_t>(e.gid), AT_SYMLINK_NOFOLLOW) != 0)
       return fail_errno(errno, "set owner {}:{}", e.uid, e.gid);
     TS_TRY(replace_xattrs(proc_path(dir, name), e.xattrs));
-    if (!S_ISLNK(e.mode) && ::fchmodat(dir, name.c_str(), e.mode & 07777U, 0) != 0)
-      return fail_errno(errno, "set mode {:o}", e.mode & 07777U);
+    if (!S_ISLNK(e.mode)) TS_TRY(set_mode(dir, name, e.mode & 07777U));
     if (S_ISDIR(e.mode)) {
       directory_times_.insert_or_assign(e.path, Times{e.atime, e.mtime});
       return {};
     }
     return set_times(dir, name, {e.atime, e.mtime});
+  }
+
+  // fchmodat() would follow a symbolic link that has taken the name since, to wherever it leads.
+  static Result<> set_mode(int dir, const std::string& name, mode_t mode) {
+    TS_TRY_ASSIGN(Fd file, open_at(dir, name, O_PATH | O_NOFOLLOW));
+    struct stat st = {};
+    if (::fstat(file.get(), &st) != 0) return fail_errno(errno, "look at it");
+    if (S_ISLNK(st.st_mode)) return hostile(name, "has become a symbolic link");
+    if (::chmod(fmt::format("/proc/self/fd/{}", file.get()).c_str(), mode) != 0)
+      return fail_errno(errno, "set mode {:o}", mode);
+    return {};
   }
 
   static Result<> set_times(int dir, const std::string& name, const Times& t) {

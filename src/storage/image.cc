@@ -1,9 +1,14 @@
 #include "storage/image.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/fd.h"
 #include "base/text.h"
 #include "sys/file.h"
 #include "sys/process.h"
@@ -106,6 +111,25 @@ std::vector<std::string> podman(const ImageStore& store, std::vector<std::string
   return argv;
 }
 
+// Layers travel as they are. One that is packed could be of any size when it is unpacked, whatever was reserved.
+Result<> check_unpacked(const std::string& directory, const json& manifest) {
+  using namespace std::string_view_literals;
+  constexpr std::array kPacked = {"\x1f\x8b"sv, "\x28\xb5\x2f\xfd"sv, "BZh"sv, "\xfd\x37zXZ"sv};
+  const auto& layers = at_path(manifest, {"layers"});
+  for (const auto& layer : layers.is_array() ? layers : json::array()) {
+    TS_TRY_ASSIGN(ImageBlob blob, blob_of(layer, ""));
+    auto file = open_file(directory + "/" + blob.file, O_RDONLY | O_NOFOLLOW);
+    if (!file) continue;  // one that is here already did not travel
+    std::array<char, 6> start{};
+    ssize_t n = retry_eintr([&] { return ::pread(file->get(), start.data(), start.size(), 0); });
+    if (n < 0) return fail_errno(errno, "read layer {}", blob.file.substr(0, 12));
+    std::string_view seen(start.data(), static_cast<size_t>(n));
+    if (std::ranges::any_of(kPacked, [&](auto magic) { return seen.starts_with(magic); }))
+      return fail(Errc::kPeerProtocol, "layer {} of the image came packed: refused", blob.file.substr(0, 12));
+  }
+  return {};
+}
+
 }  // namespace
 
 std::vector<std::string> ExportedImage::files_needed(const std::vector<std::string>& present) const {
@@ -161,6 +185,7 @@ Result<> import_image(const ImageStore& store, const std::string& directory, con
   if (config.file != id)
     return fail(Errc::kCorrupt, "import image {}: the source sent {} instead", id.substr(0, 12),
                 config.file.substr(0, 12));
+  TS_TRY(check_unpacked(directory, manifest));
   auto what = "import image " + id.substr(0, 12);
   std::vector<std::string> argv = {store.skopeo, "copy", "--quiet", "dir:" + directory, in_store(store, reference, id)};
   TS_TRY_CTX(run(std::move(argv), deadline, cancel), what);
