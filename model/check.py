@@ -32,7 +32,7 @@ MODES = {
     "arbiter, post-copy": ARBITER_POST,
 }
 
-# Never claims that are no mere "never": they need a search for cycles, with weak fairness between the processes.
+# These need a search for cycles, with weak fairness between the processes.
 LIVENESS = {"settles", "thaws", "survives"}
 
 # Mistake: where it is made, and the property that finds it.
@@ -123,37 +123,67 @@ class Workshop:
     def __exit__(self, *_):
         self.close()
 
-    def _program(self, defines, optimize):
+    def _program(self, defines, *flags):
         directory = pathlib.Path(tempfile.mkdtemp(dir=self._directory.name))
         run(["spin", "-a", *(f"-D{d}" for d in defines), str(MODEL)], directory)
-        run(["cc", optimize, "-w", f"-DMEMLIM={MEMORY_MIB}", "-DNOREDUCE", "-o", "pan", "pan.c"], directory)
+        run(["cc", *flags, "-w", f"-DMEMLIM={MEMORY_MIB}", "-DNOREDUCE", "-o", "pan", "pan.c"], directory)
         return directory / "pan"
 
     def check(self, check):
         # A mistake is found within moments: compiling would take longer than it saves.
         pan = self.program(check.defines, "-O2" if check.holds else "-O0")
-        command = [str(pan), f"-m{DEPTH}", "-N", check.claim]
-        if not is_never(check.claim):
-            command += ["-a", "-f"]
         before = processor_seconds()
-        done = subprocess.run(command, cwd=pan.parent, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(search(pan, check), cwd=pan.parent, capture_output=True, text=True, timeout=900)
         outcome = read_report(done.stdout + done.stderr)
         outcome.seconds = processor_seconds() - before
         return outcome
 
     def trail(self, check):
-        """The run that breaks the property, as spin tells it."""
-        self.check(check)
-        pan = self.program(check.defines, "-O2" if check.holds else "-O0")
+        """The run that breaks the property, as spin tells it; the shortest there is, except for cycles."""
+        pan = self.program(check.defines, "-O2", *([] if needs_cycles(check.claim) else ["-DBFS", "-DSAFETY"]))
+        subprocess.run(search(pan, check), cwd=pan.parent, capture_output=True, text=True, timeout=900)
         trails = list(pan.parent.glob("*.trail"))
         if not trails:
-            return "nothing breaks it"
+            return ""
         defines = [f"-D{d}" for d in check.defines]
         return run(["spin", "-p", "-g", "-k", str(trails[0]), *defines, str(MODEL)], pan.parent)
 
 
-def is_never(claim):
-    return claim not in LIVENESS and claim != "memory"
+def search(pan, check):
+    return [str(pan), f"-m{DEPTH}", "-N", check.claim, *(["-a", "-f"] if needs_cycles(check.claim) else [])]
+
+
+def needs_cycles(claim):
+    return claim in LIVENESS or claim == "memory"
+
+
+STEP = re.compile(r"^\s*\d+:\s+proc\s+\d+ \((?P<process>\w+):\d+\)")
+VALUE = re.compile(r"^\t\t(?P<name>\w+) = (?P<value>\w+)$")
+
+
+def story(trail):
+    """What each process changes, in order; steps in a row of one process on one line."""
+    process, changes, lines = "", {}, []
+
+    def tell():
+        if changes:
+            lines.append(f"{process:<17} " + ", ".join(f"{name} = {value}" for name, value in changes.items()))
+        changes.clear()
+
+    for text in trail.splitlines():
+        if "START OF CYCLE" in text:
+            tell()
+            lines.append("-- and from here on for ever:")
+        elif text.startswith("spin: "):
+            break
+        elif step := STEP.match(text):
+            if step["process"] != process:
+                tell()
+            process = step["process"]
+        elif value := VALUE.match(text):
+            changes[value["name"]] = value["value"]
+    tell()
+    return "\n".join(lines) or "nothing breaks it"
 
 
 def run(command, directory):
@@ -245,7 +275,7 @@ def main():
     rows = []
     with Workshop() as workshop:
         if arguments.show:
-            print(workshop.trail(wanted[0]), end="")
+            print(story(workshop.trail(wanted[0])))
             return 0
         print(HEADER)
         for check in wanted:

@@ -179,7 +179,9 @@ end:
   /* It does not know what the register says. It asks again, and the destination to end it meanwhile; but not where its own
      tasks are dead: then it has committed, whatever it can read. */
   :: atomic { source_at(S_DOUBT) -> source = S_ABORTING }
+#if BROKEN != FORWARD_AFTER_ABORT
   :: atomic { source_at(S_DOUBT) && certain && m_parked -> take(m_parked); source = S_COMMITTING }
+#endif
   :: atomic { source_at(S_DOUBT) && !m_abort && !m_aborted && !m_running && may_ask_abort ->
        m_abort = true;
 #if BROKEN != FORWARD_AFTER_ABORT
