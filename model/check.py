@@ -22,7 +22,8 @@ import tempfile
 
 MODEL = pathlib.Path(__file__).resolve().parent / "handover.pml"
 MEMORY_MIB = 3500
-DEPTH = 5_000_000
+# Far more than any run needs: the deepest has 10,000 steps.
+DEPTH = 500_000
 
 JOURNAL, JOURNAL_POST, ARBITER, ARBITER_POST = (), ("POSTCOPY",), ("ARBITER",), ("ARBITER", "POSTCOPY")
 MODES = {
@@ -150,7 +151,7 @@ class Workshop:
 
 
 def search(pan, check):
-    return [str(pan), f"-m{DEPTH}", "-N", check.claim, *(["-a", "-f"] if needs_cycles(check.claim) else [])]
+    return [str(pan), f"-m{DEPTH}", "-w20", "-N", check.claim, *(["-a", "-f"] if needs_cycles(check.claim) else [])]
 
 
 def needs_cycles(claim):
