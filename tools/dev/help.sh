@@ -7,7 +7,8 @@ help_all() {
 
   setup    make the Debian 13 root (every other verb does it when needed)
   build    compile
-  test     unit tests, layer check, tests of the tools, integration tests; ends with the totals
+  test     unit tests, layer check, tests of the tools, the model, integration tests; ends with the totals
+  model    the model of a move's decision, every state of it
   demo     a Redis in use moves between two lab hosts and back
   bench    moves compared with what other tools do; speed of our own parts
   lab      the lab of hosts in namespaces: up, down, exec, status, shape
@@ -41,11 +42,19 @@ TEXT
     test) cat <<'TEXT' ;;
 ./dev test [--preset NAME] [--unit] [-k EXPR] [FILE...]    builds and runs the tests; default preset release
 
-  --unit     only unit tests and the tests of the tools, no integration tests
+  --unit     only unit tests, the tests of the tools and the model, no integration tests
   -k EXPR    only tests whose name matches: a pytest expression, and for unit tests a ctest regular expression
   FILE...    only these pytest files or directories (no unit tests)
 
 Prints every skipped test with its reason. The last line is `N passed, N failed, N skipped`. Fails if a test fails.
+TEXT
+    model) cat <<'TEXT' ;;
+./dev model [--json FILE] [NAME...]    checks model/handover.pml with spin, every state of it (docs/model.md)
+./dev model --list                     the names of all checks
+./dev model --show NAME                the run that breaks the property of that check, step by step
+
+One line for each check: variant, property, states, transitions, depth, memory, processor time, result. Fails when a property
+that must hold is violated, or a deliberate mistake is not found. NAME: only checks with this in their name.
 TEXT
     demo) cat <<'TEXT' ;;
 ./dev demo [ARGS...]    builds, then runs lab/demo.py ARGS (./dev demo -- --help shows its own options)

@@ -30,6 +30,7 @@ case $verb in
   build) build_verb "$@" ;;
   test) test_verb "$@" ;;
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
+  model) exec python3 model/check.py "$@" ;;
   demo) demo_verb "$@" ;;
   bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;

@@ -34,7 +34,7 @@ lint_verb() {
     mapfile -d '' -t scripts < <(shell_scripts)
     shellcheck -x "${scripts[@]}" || bad+=("shell scripts")
     stage "Python syntax"
-    find tools lab tests bench -name '*.py' -exec python3 -c '
+    find tools lab tests bench model -name '*.py' -exec python3 -c '
 import ast, sys
 for path in sys.argv[1:]:
     ast.parse(open(path, "rb").read(), path)' {} + || bad+=("Python syntax")

@@ -25,6 +25,7 @@ test_verb() {
   else
     unit_stage "$preset" "$filter"
     pytest_stage tools "$preset" "$filter" tests/dev
+    pytest_stage model "$preset" "$filter" tests/model
     if [[ $unit_only == no ]]; then integration_stages "$preset" "$filter"; fi
   fi
   summarize
