@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "gate/criu_leftovers.h"
@@ -228,8 +229,10 @@ Result<Gate> Gate::arm(const std::string& container_id, const GateOptions& optio
   state->dir = dir;
   Gate gate(std::move(state));
   std::filesystem::permissions(dir, std::filesystem::perms::owner_all, error);
-  auto settings = json{{"version", kProtocolVersion}, {"hold_ms", options.hold.count()}}.dump();
-  TS_TRY(sys::write_file_atomic(dir + "/" + kGateSettings, settings));
+  json settings = {{"version", kProtocolVersion}, {"hold_ms", options.hold.count()}};
+  // The engine's environment is not ours.
+  if (!fault::directory().empty()) settings["fault_points"] = fault::directory();
+  TS_TRY(sys::write_file_atomic(dir + "/" + kGateSettings, settings.dump()));
   TS_TRY_ASSIGN(gate.state_->listener, listen_at(dir + "/" + kGateSocket));
   return gate;
 }

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -94,6 +95,7 @@ Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& servi
 }
 
 Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
+  TS_TRY(fault::at("destination.reserve"));
   TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
   set_cutover_facts(request.container());
@@ -122,6 +124,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   if (request.live_memory()) TS_TRY(make_memory(request.page_bytes()));
   record("running", "");
+  TS_TRY(fault::at("destination.reserve.recorded"));
   TS_LOG_INFO("mig={} role=destination source={} container={}:{} reserved", id_, source_, wanted_.engine, wanted_.name);
   return {};
 }
@@ -166,6 +169,7 @@ Result<> DestinationMove::expect(std::string_view request, std::initializer_list
 Result<peer::Reply> DestinationMove::prepare() {
   MutexLock request(request_mu_);
   TS_TRY(expect("prepare", {State::kReserved}));
+  TS_TRY(fault::at("destination.prepare"));
   Busy busy(*this);
   peer::Reply reply;
   auto& prepared = *reply.mutable_prepared();
@@ -184,9 +188,11 @@ Result<peer::Reply> DestinationMove::prepare() {
     }
   }
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
+  TS_TRY(fault::at("destination.prepare.created"));
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
+  TS_TRY(fault::at("destination.prepare.saved"));
   MutexLock lock(mu_);
   state_ = State::kStaged;
   return reply;
@@ -358,6 +364,7 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   MutexLock serial(request_mu_);
   TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
+  TS_TRY(fault::at("destination.rootfs"));
   std::string name = rootfs_stream(request.round());
   // Its first byte may still be on its way: it does not travel where this question does.
   TS_TRY_ASSIGN(auto round, rootfs_round(name));
@@ -377,6 +384,7 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
 Result<peer::Reply> DestinationMove::arm() {
   MutexLock serial(request_mu_);
   TS_TRY(expect("arm", {State::kStaged}));
+  TS_TRY(fault::at("destination.memory.arm"));
   Busy busy(*this);
   gate::GateOptions options;
   options.hold = services_.settings.gate_deadline;
@@ -440,6 +448,7 @@ void DestinationMove::prepare_network(const std::string& bundle) {
 Result<> DestinationMove::wait_at_gate() {
   TS_TRY_ASSIGN(auto waiting, gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
   runtime_arrived_ = Clock::now();
+  TS_TRY(fault::at("destination.memory.at-gate"));
   prepare_network(waiting.bundle);
   auto files = memory_ ? memory_->lend_files() : std::vector<int>();
   return gate_->prepare(directory_ + "/images", directory_ + "/work", Deadline::in(kEngineLimit), cancel_, files);
@@ -465,6 +474,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   sys::Urgent urgent;
   MutexLock serial(request_mu_);
   TS_TRY(expect("restore", {State::kStarting}));
+  TS_TRY(fault::at("destination.restore"));
   Busy busy(*this);
   auto asked = Clock::now();
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
@@ -478,6 +488,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
     state_ = State::kParked;
   }
   record("parked", "");
+  TS_TRY(fault::at("destination.restore.recorded"));
   TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} restore_ms={}", id_, parked_.pid(),
               parked_.engine_start_ms(), parked_.wait_ms(), parked_.restore_ms());
   peer::Reply reply;

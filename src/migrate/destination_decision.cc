@@ -1,6 +1,7 @@
 // The second half of a destination's move: parked, and what the decision makes of it.
 #include <sys/stat.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "migrate/channels.h"
@@ -80,7 +81,9 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
   }
+  TS_TRY(fault::at("destination.restore.before-save"));
   TS_TRY(save());
+  TS_TRY(fault::at("destination.restore.saved"));
   parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
@@ -94,6 +97,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
 Result<peer::Reply> DestinationMove::commit() {
   MutexLock serial(request_mu_);
   TS_TRY(expect("commit", {State::kParked, State::kRunning}));
+  TS_TRY(fault::at("destination.commit"));
   peer::Reply reply;
   auto& running = *reply.mutable_running();
   {
@@ -127,6 +131,7 @@ Result<peer::Reply> DestinationMove::commit() {
     return std::unexpected(
         std::move(released).error().context(fmt::format("let the container run on {}", services_.settings.node)));
   }
+  fault::pass("destination.commit.released");
   {
     MutexLock lock(mu_);
     state_ = State::kRunning;
@@ -169,6 +174,7 @@ void DestinationMove::memory_lost(const Error& error) {
 }
 
 Result<peer::Reply> DestinationMove::fill(const peer::FillRequest& request) {
+  TS_TRY(fault::at("destination.follow"));
   if (!memory_) return fail(Errc::kPeerProtocol, "this move has no pages of its own");
   renew();
   peer::Reply reply;
@@ -202,19 +208,23 @@ void DestinationMove::finish_running() {
   if (wanted_.new_address) services_.passing.succeeds(staged_->id, cutover_.home, cutover_.home_id);
   services_.passing.remove(staged_->id);
   take_over_entries();
+  fault::pass("destination.cleanup.before-decide");
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
     TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  fault::pass("destination.cleanup.decided");
   if (!wanted_.new_address) services_.cutover->arrived(cutover_);
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
   if (memory_ && !wait_filled()) return;
+  fault::pass("destination.cleanup.filled");
   tmpfs_ = {};
   (void)sys::remove_tree(layers_dir_);
   services_.reservations.release(id_);
   reserved_ = false;
   auto lost = this->lost();
   record(lost.empty() ? "done" : "failed", lost.empty() ? cutover_error_ : lost);
+  fault::pass("destination.cleanup.recorded");
   // A source that follows must find this move until it knows that it may end its own processes.
   if (memory_) memory_->wait_source_told(Deadline::in(kSourceLimit), cancel_);
   MutexLock lock(mu_);
@@ -237,7 +247,9 @@ Result<> DestinationMove::abort(const std::string& reason) {
     state_ = State::kAborted;
   }
   TS_LOG_INFO("mig={} role=destination aborted: {}", id_, reason);
+  fault::pass("destination.abort");
   undo();
+  fault::pass("destination.abort.undone");
   record("rolled-back", reason);
   MutexLock lock(mu_);
   undone_ = true;
@@ -253,6 +265,7 @@ void DestinationMove::undo() {
   } else if (gate_) {
     gate_->abort(cancel_.reason());
   }
+  fault::pass("destination.abort.dead");
   engine_thread_.join();
   arrival_thread_.join();
   if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
@@ -338,6 +351,7 @@ void DestinationMove::ask_source(const Cancel& cancel) {
   peer::Request request;
   request.mutable_decision()->set_move_id(id_);
   while (!cancel.cancelled()) {
+    fault::pass("destination.ask");
     auto ask = [&]() -> Result<peer::Decision> {
       TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(source_));
       auto deadline = Deadline::in(milliseconds(5000));

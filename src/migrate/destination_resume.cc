@@ -1,4 +1,5 @@
 // A destination's move after a kill -9 of the daemon: what it leaves, and how the next daemon takes it up.
+#include "base/fault.h"
 #include "base/log.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
@@ -79,6 +80,7 @@ void DestinationMove::take_up_memory() {
 }
 
 void DestinationMove::go_on() {
+  fault::pass("destination.resume");
   if (state_text() == "staged") return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
   auto decision = services_.store->decision(id_);
   if (decision && *decision == state::Decision::kCommit) {

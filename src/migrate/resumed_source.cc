@@ -1,5 +1,6 @@
 #include "migrate/resumed_source.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/wall_clock.h"
 #include "criu/rescue.h"
@@ -51,14 +52,17 @@ bool ResumedSource::tasks_live() const {
 void ResumedSource::run() {
   TS_LOG_INFO("recovery: mig={} role=source committed: {} belongs to {}{}", id_, facts_.container(), facts_.peer(),
               facts_.post_copy() ? ", which still needs its memory" : "");
+  fault::pass("source.resume");
   // In post-copy nothing ends before the destination has all pages; otherwise first of all the old copy.
   Result<> outcome = facts_.post_copy() ? push_pages() : end_tasks();
   if (end_.cancelled()) return;
   if (outcome) outcome = facts_.post_copy() ? end_tasks() : tell_commit();
   if (end_.cancelled()) return;
+  fault::pass("source.resume.told");
   if (outcome) lead_to_destination();
   if (outcome) forget();
   directory_ = {};
+  fault::pass("source.resume.before-record");
   record(outcome);
   ended_ = true;
 }

@@ -1,6 +1,7 @@
 // Phases I and II of the source, the phase list, and how a move ends.
 #include "migrate/source.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -106,6 +107,7 @@ double SourceMove::link_bits_per_second() const {
 // ---- Phase I
 
 Result<> SourceMove::plan() {
+  TS_TRY(fault::at("source.plan"));
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   auto session = PeerSession::connect(services_.identity, target, services_.settings.node,
                                       Deadline::in(milliseconds(10'000)), cancel_);
@@ -140,6 +142,7 @@ Result<> SourceMove::plan() {
 }
 
 Result<> SourceMove::reserve() {
+  TS_TRY(fault::at("source.reserve"));
   session_->keep_alive(services_.settings.reservation_ttl / 3);
   peer::Request request;
   auto& r = *request.mutable_reserve();
@@ -173,6 +176,7 @@ Result<> SourceMove::reserve() {
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   lane_token_ = reply.reserved().lane_token();
+  TS_TRY(fault::at("source.reserve.answered"));
   wire::LaneOptions options;
   options.lanes = services_.settings.lanes;
   options.max_bytes_per_second = planned_.max_bits_per_second / 8;
@@ -200,6 +204,7 @@ void SourceMove::undo_reserve() {
 // ---- Phase II
 
 Result<> SourceMove::prepare() {
+  TS_TRY(fault::at("source.prepare"));
   peer::Request request;
   request.mutable_prepare();
   for (int tries = 0;; ++tries) {
@@ -326,6 +331,7 @@ Result<> SourceMove::send_rootfs_round(bool last) {
 }
 
 Result<> SourceMove::copy_rootfs() {
+  TS_TRY(fault::at("source.rootfs"));
   round_ = 0;
   TS_TRY(send_rootfs_round(false));
   TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
@@ -376,6 +382,7 @@ void SourceMove::record(const std::string& state, const std::string& error, cons
 }
 
 void SourceMove::report_end(const PhaseOutcome& outcome) {
+  fault::pass("source.end.before-record");
   if (!outcome.result) return report_failure(outcome);
   reporter_.end_phase();
   local::MoveEvent event;

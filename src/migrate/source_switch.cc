@@ -1,6 +1,7 @@
 // Phase III of the source: freeze, dump, transfer, and the one decision.
 #include <sys/resource.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/oci_bundle.h"
@@ -36,6 +37,7 @@ Result<> SourceMove::send_chunk(uint8_t kind, const std::string& name, uint64_t 
 
 // Everything that takes time and can be done while the container still runs.
 Result<> SourceMove::get_ready() {
+  TS_TRY(fault::at("source.ready"));
   const auto& container = planned_.survey.container;
   TS_TRY(sys::make_dirs(services_.settings.run_dir + "/moves"));
   TS_TRY_ASSIGN(uint64_t memory, sys::memory_available());
@@ -45,8 +47,10 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
   breakpoints_ = sys::hold_breakpoints();
   TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
+  TS_TRY(fault::at("source.ready.before-record"));
   // A daemon that comes after this one puts them back.
   record("running", "", *restarts_held_);
+  TS_TRY(fault::at("source.ready.recorded"));
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
   if (!addresses.empty()) {
@@ -94,6 +98,7 @@ void SourceMove::undo_ready() {
 // ---- the gap begins
 
 Result<> SourceMove::freeze_and_dump() {
+  TS_TRY(fault::at("source.dump"));
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   notice_begins();
@@ -111,6 +116,7 @@ Result<> SourceMove::freeze_and_dump() {
   }
   // In CRIU's place, which takes longer, and again for the restore.
   TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
+  TS_TRY(fault::at("source.dump.frozen"));
   keep_unread();
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = finish_rootfs(); });
@@ -161,10 +167,12 @@ void SourceMove::undo_freeze() {
   give_connections_back();
   // First of all the container runs again.
   bool ready_told = reserved_;
+  fault::pass("source.undo.before-abort");
   if (ready_told) {
     if (auto r = services_.store->decide(id(), state::Decision::kAbort); !r)
       TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
   }
+  fault::pass("source.undo.aborted");
   if (shut_) {
     if (auto r = shut_->open(); !r) TS_LOG_ERROR("mig={} open the network: {}", id(), r.error().message());
     shut_.reset();
@@ -177,6 +185,7 @@ void SourceMove::undo_freeze() {
     if (auto r = cgroup->thaw(Deadline::in(milliseconds(2000))); !r)
       TS_LOG_ERROR("mig={} {}", id(), r.error().message());
   }
+  fault::pass("source.undo.thawed");
   if (hold_) {
     if (auto r = hold_->deliver_here(); !r) TS_LOG_WARN("mig={} deliver held packets: {}", id(), r.error().message());
   }
@@ -186,6 +195,7 @@ void SourceMove::undo_freeze() {
 }
 
 Result<> SourceMove::transfer() {
+  TS_TRY(fault::at("source.transfer"));
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
   reporter_.gap_part("rootfs");
@@ -211,6 +221,7 @@ Result<> SourceMove::transfer() {
 }
 
 Result<> SourceMove::restore() {
+  TS_TRY(fault::at("source.restore"));
   peer::Request request;
   auto& r = *request.mutable_restore();
   r.set_post_copy(follow_);
@@ -231,6 +242,7 @@ Result<> SourceMove::restore() {
   if (request_.new_address) take_connections();
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
+  TS_TRY(fault::at("source.restore.parked"));
   taking_thread_.join();
   cutover_.new_addresses.assign(parked_.addresses().begin(), parked_.addresses().end());
   reporter_.gap_part("restore");
@@ -245,18 +257,22 @@ Result<> SourceMove::restore() {
 // ---- the decision
 
 Result<> SourceMove::commit() {
+  TS_TRY(fault::at("source.commit"));
   {
     MutexLock lock(mu_);
     TS_TRY(cancel_.check());
     decided_ = true;
   }
-  if (auto r = save(); !r) {
+  auto saved = save();
+  if (saved) saved = fault::at("source.commit.before-decide");
+  if (!saved) {
     MutexLock lock(mu_);
     decided_ = false;
-    return r;
+    return saved;
   }
   // On disk before anything acts on it: from here on it is committed, whoever asks.
   if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
+  fault::pass("source.commit.decided");
   // In post-copy the tasks live on after this, for their memory: however this process ends, they must not run again.
   dump_->keep_frozen();
   reporter_.gap_part("decide");
@@ -309,12 +325,15 @@ Result<> SourceMove::decision_unknown(const Error& error) {
 }
 
 Result<> SourceMove::release() {
+  fault::pass("source.release");
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
   // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
   services_.passing.leave(planned_.survey.container.id, false);
   // With a new address it is their sockets: the next daemon must find them, should this one be killed.
   if (!follow_ && !request_.new_address) kill_source_tasks();
+  fault::pass("source.release.killed");
   auto told = tell_commit();
+  fault::pass("source.release.told");
   reporter_.gap_ends("release");
   urgent_.reset();
   if (!request_.new_address) lead_to_destination(told.has_value());
@@ -388,6 +407,7 @@ Result<> SourceMove::tell_commit() {
 }
 
 Result<> SourceMove::cleanup() {
+  fault::pass("source.cleanup");
   services_.cutover->settled(cutover_);
   if (offered_) services_.entries->settle(cutover_);
   notice_.reset();
@@ -398,6 +418,7 @@ Result<> SourceMove::cleanup() {
   auto& survey = planned_.survey;
   if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)
     warnings_.push_back(fmt::format("the stopped source container was not removed: {}", r.error().message()));
+  fault::pass("source.cleanup.forgotten");
   services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);
   (void)sys::remove_tree(layers_dir_);
