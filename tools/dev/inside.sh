@@ -31,6 +31,7 @@ case $verb in
   test) test_verb "$@" ;;
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
   demo) demo_verb "$@" ;;
+  faults) faults_verb "$@" ;;
   bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;
   lint) lint_verb "$@" ;;
