@@ -74,6 +74,7 @@ class SourceMove {
   Result<> copy_rootfs();
   Result<> send_rootfs_round(bool last);
   Result<> get_ready();
+  Result<> hold_restarts();
   void undo_ready();
   Result<> copy_memory();
   Result<> copy_in_images();

@@ -46,11 +46,7 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
   breakpoints_ = sys::hold_breakpoints();
-  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
-  TS_TRY(fault::at("source.ready.before-record"));
-  // A daemon that comes after this one puts them back.
-  record("running", "", *restarts_held_);
-  TS_TRY(fault::at("source.ready.recorded"));
+  TS_TRY(hold_restarts());
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
   if (!addresses.empty()) {
@@ -76,6 +72,17 @@ Result<> SourceMove::get_ready() {
       },
       cancel_);
   return {};
+}
+
+// A daemon that comes after this one puts them back, so what they are is written down before they are held.
+Result<> SourceMove::hold_restarts() {
+  const auto& container = planned_.survey.container;
+  TS_TRY(fault::at("source.ready.before-record"));
+  record("running", "", container.restart_policy);
+  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->hold_restarts(container.id));
+  // Changed by somebody since the plan.
+  if (*restarts_held_ != container.restart_policy) record("running", "", *restarts_held_);
+  return fault::at("source.ready.recorded");
 }
 
 void SourceMove::undo_ready() {
