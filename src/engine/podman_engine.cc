@@ -347,6 +347,7 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
       named && text_at(*named, {"Id"}) == wanted.image_id)
     spec.create["image"] = wanted.image;
   if (wanted.new_address) forget_addresses(spec);
+  if (!wanted.arrival.empty()) spec.create["annotations"][kArrivalAnnotation] = wanted.arrival;
   r.body = write_json(spec.create);
   r.deadline = deadline;
   // Not given up half way: Podman goes on without us, and a container that nobody knows of would be left.
@@ -421,6 +422,16 @@ Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
     if (auto error = text_at(report, {"Err"}); !error.empty())
       return fail(Errc::kUnavailable, "remove container {}: podman says: {}", id.substr(0, 12), error);
   return {};
+}
+
+Result<> PodmanEngine::discard_arrival(const Container& wanted, Deadline deadline) {
+  auto now = inspect_raw(wanted.name, deadline);
+  if (!now && now.error().code() == Errc::kNotFound) return {};
+  if (!now) return std::unexpected(std::move(now).error());
+  auto mark = text_at(*now, {"Config", "Annotations", kArrivalAnnotation});
+  // It has never been started; what has, is another one by now.
+  if (mark.empty() || mark != wanted.arrival || text_at(*now, {"State", "Status"}) != "created") return {};
+  return discard(text_at(*now, {"Id"}), deadline);
 }
 
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options) {

@@ -33,6 +33,7 @@ class PodmanEngine : public Engine {
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string& id, const Container& wanted) override;
   Result<> discard(const std::string& id, Deadline deadline) override;
+  Result<> discard_arrival(const Container& wanted, Deadline deadline) override;
   void warm_up() override;
 
  private:

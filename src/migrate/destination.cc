@@ -187,6 +187,10 @@ Result<peer::Reply> DestinationMove::prepare() {
       return reply;
     }
   }
+  // Until its id is known it is known by this: should we, or the engine, not live to say it.
+  wanted_.arrival = id_;
+  staging_ = true;
+  TS_TRY(save());
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
   TS_TRY(fault::at("destination.prepare.created"));
   services_.passing.put(staged_->id);

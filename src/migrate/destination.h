@@ -182,7 +182,8 @@ class DestinationMove {
 
   sys::TmpfsMount tmpfs_;
   std::unique_ptr<ArrivingMemory>
-      memory_;  // set before the session hears of this move; null: memory comes in CRIU's images
+      memory_;            // set before the session hears of this move; null: memory comes in CRIU's images
+  bool staging_ = false;  // the engine may have been told to create it
   std::optional<engine::Staged> staged_;
   std::optional<gate::Gate> gate_;
   std::optional<gate::Parked> parked_container_;

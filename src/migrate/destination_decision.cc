@@ -281,8 +281,8 @@ void DestinationMove::undo() {
     round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
     round->thread.join();
   }
+  if (staging_) discard();
   if (staged_) {
-    discard();
     services_.passing.remove(staged_->id);
     gate_.reset();
     gate::remove_gate(staged_->id);
@@ -296,10 +296,11 @@ void DestinationMove::undo() {
 }
 
 void DestinationMove::discard() {
-  auto r = engine_->discard(staged_->id, Deadline::in(kDiscardLimit));
+  auto deadline = Deadline::in(kDiscardLimit);
+  auto r = staged_ ? engine_->discard(staged_->id, deadline) : engine_->discard_arrival(wanted_, deadline);
   MutexLock lock(mu_);
   if (!r && !discard_again_)
-    TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, staged_->id, r.error().message());
+    TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, wanted_.name, r.error().message());
   discard_again_ = !r;
   discard_tried_ = Clock::now();
 }
