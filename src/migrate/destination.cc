@@ -68,12 +68,14 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
       cancel_(std::move(cancel)),
       end_(Cancel::create().value()),
       engine_ended_(Cancel::create().value()),
-      settled_(Cancel::create().value()) {}
+      settled_(Cancel::create().value()),
+      cutover_over_(Cancel::create().value()) {}
 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
   resumed_thread_.join();
   cancel_.cancel("the daemon ends");
+  cutover_over_.cancel("the daemon ends");
   engine_thread_.join();
   arrival_thread_.join();
   finish_thread_.join();

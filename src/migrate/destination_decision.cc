@@ -25,6 +25,10 @@ constexpr milliseconds kEngineReturns{3000};
 // In post-copy the link decides how long it takes; the pager itself waits without limit.
 constexpr std::chrono::hours kFillLimit{72};
 constexpr milliseconds kSourceLimit{10 * 60'000};
+// How long a cutover that failed is tried again, and how often.
+constexpr milliseconds kCutoverLimit{10 * 60'000};
+constexpr milliseconds kCutoverPause{500};
+constexpr milliseconds kCutoverLongest{15'000};
 
 Result<std::vector<network::Connection>> connections_of(const peer::RestoreRequest& request) {
   std::vector<network::Connection> connections;
@@ -143,12 +147,37 @@ Result<peer::Reply> DestinationMove::commit() {
 }
 
 void DestinationMove::run_cutover() {
-  // After the commit there is no way back: what the operator's command could not do is said and logged, and the
-  // container runs here all the same.
+  // After the commit there is no way back: what the operator's command could not do is said and logged, and tried again
+  // when nobody waits any more. The container runs here all the same.
   if (auto r = services_.cutover->commit(cutover_); !r) {
     TS_LOG_ERROR("mig={} phase=commit cutover: {}", id_, r.error().message());
     cutover_error_ = r.error().message();
   }
+}
+
+// The cause may pass: a link that was cut, an interface of a cloud that did not answer. Not once the container leaves
+// again (leaves()): that would lead traffic to where it was.
+void DestinationMove::repeat_cutover() {
+  auto deadline = Deadline::in(kCutoverLimit);
+  auto pause = kCutoverPause;
+  while (!cutover_error_.empty() && !deadline.passed() && sleep_for(pause, cutover_over_)) {
+    pause = std::min(pause * 2, kCutoverLongest);
+    MutexLock lock(cutover_mu_);
+    if (cutover_over_.cancelled()) return;
+    auto r = services_.cutover->commit(cutover_);
+    cutover_error_ = r ? "" : r.error().message();
+    if (r) TS_LOG_INFO("mig={} phase=commit cutover done", id_);
+  }
+  if (!cutover_error_.empty()) TS_LOG_ERROR("mig={} phase=commit cutover, given up: {}", id_, cutover_error_);
+}
+
+void DestinationMove::leaves(const std::string& engine_id) {
+  {
+    MutexLock lock(mu_);
+    if (state_ != State::kRunning || !staged_ || staged_->id != engine_id) return;
+  }
+  cutover_over_.cancel("the container leaves, or the daemon ends");
+  MutexLock lock(cutover_mu_);  // one that runs is waited for
 }
 
 // ---- memory
@@ -216,6 +245,7 @@ void DestinationMove::finish_running() {
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
+  repeat_cutover();
   if (memory_ && !wait_filled()) return;
   fault::pass("destination.cleanup.filled");
   tmpfs_ = {};

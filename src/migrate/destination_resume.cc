@@ -96,6 +96,7 @@ void DestinationMove::go_on() {
     // It was written after the release.
     TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
                 lost().empty() ? "is being filled" : lost());
+    if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
     MutexLock lock(mu_);
     state_ = State::kRunning;
     finish_thread_ = Thread("finish", [this] { finish_running(); });

@@ -72,6 +72,7 @@ Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
       TS_LOG_DEBUG("mig={} journal: {}", id, r.error().message());
   };
   entry->move = std::make_unique<SourceMove>(services_, std::move(request), sink, cancel);
+  for (const auto& move : destinations()) move->leaves(found.container.id);
   MutexLock lock(mu_);
   TS_TRY(check_not_moving(entry->container));
   auto& kept = *(sources_[id] = std::move(entry));
