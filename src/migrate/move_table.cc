@@ -82,6 +82,8 @@ Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
 
 void MoveTable::run_source(SourceEntry& entry) {
   entry.move->run();
+  auto rest = entry.move->take_rest();
+  if (rest) go_on_with(entry.move->id(), std::move(*rest));
   {
     MutexLock lock(mu_);
     entry.ended = true;
@@ -92,6 +94,15 @@ void MoveTable::run_source(SourceEntry& entry) {
   entry.move->end_late();
   MutexLock lock(mu_);
   entry.buried = true;
+}
+
+// The destination did not hear of the decision, or did not say that it has all memory: forward all the same, for as
+// long as it takes, and nobody waits for it.
+void MoveTable::go_on_with(const std::string& move_id, journal::Leaving facts) {
+  auto resumed = ResumedSource::start(services_, move_id, std::move(facts));
+  if (!resumed) return TS_LOG_ERROR("mig={} cannot be gone on with: {}", move_id, resumed.error().message());
+  MutexLock lock(mu_);
+  resumed_[move_id] = std::move(*resumed);
 }
 
 Result<bool> MoveTable::cancel(const std::string& move_id, const std::string& reason) {

@@ -7,6 +7,7 @@
 #include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/resume_file.h"
 #include "storage/image.h"
 
 namespace transship::migrate {
@@ -41,6 +42,24 @@ SourceMove::SourceMove(Services& services, SourceRequest request, Reporter::Sink
 SourceMove::~SourceMove() {
   services_.passing.remove(planned_.survey.container.id);
   if (leaving_.cancelled()) tmpfs_.keep();
+}
+
+std::optional<journal::Leaving> SourceMove::take_rest() {
+  if (!unfinished_ || leaving_.cancelled()) return std::nullopt;
+  auto file = read_resume_file(directory_);
+  if (!file || !file->has_leaving()) {
+    // The decision itself could not be written, or confirmed.
+    record("in doubt", file ? "what is left to do is not known" : file.error().message(), "");
+    return std::nullopt;
+  }
+  notice_.reset();
+  hold_.reset();
+  session_.reset();
+  lanes_.reset();
+  dump_.reset();  // in post-copy the tasks stay frozen
+  shut_.reset();
+  tmpfs_.keep();
+  return file->leaving();
 }
 
 std::string SourceMove::container() const {
@@ -429,17 +448,17 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   f.set_committed(decided);
   bool running = false;
   if (decided) {
-    f.set_source_state(fmt::format("the move is decided: {} belongs to {} now, which asks for the decision by itself",
-                                   container(), request_.peer));
+    f.set_source_state(
+        fmt::format("the move is decided: {} belongs to {} now; what is left is done as soon as it answers",
+                    container(), request_.peer));
   } else {
     f.set_source_state(source_state(running));
   }
   f.set_source_running(running);
   TS_LOG_ERROR("mig={} phase={} failed: {} ({})", id(), outcome.failed, error.message(), f.source_state());
-  std::string state = decided ? "in doubt" : cancel_.cancelled() ? "cancelled" : "rolled-back";
-  // Left to the next daemon it is not over.
-  if (decided && leaving_.cancelled()) state = "running";
-  record(state, error.message(), "");
+  unfinished_ = decided;
+  // Left to another object, or to the next daemon, it is not over.
+  record(decided ? "running" : cancel_.cancelled() ? "cancelled" : "rolled-back", error.message(), "");
   reporter_.emit(std::move(event));
 }
 

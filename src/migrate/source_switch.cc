@@ -21,8 +21,9 @@ namespace {
 constexpr milliseconds kCallLimit{30'000};
 constexpr milliseconds kRoundLimit{60 * 60'000};
 constexpr milliseconds kForgetLimit{30'000};
-// How long a decision that the destination has not confirmed is told to it again; it asks by itself as well.
-constexpr milliseconds kTellLimit{60'000};
+// How long the user waits for a destination that does not confirm the decision. It is told on (MoveTable::go_on_with),
+// and asks by itself as well.
+constexpr milliseconds kTellLimit{20'000};
 constexpr milliseconds kTellEvery{500};
 
 }  // namespace
