@@ -143,7 +143,7 @@ void DestinationMove::record(const std::string& state, const std::string& error)
   move.started_ms = started_ms_;
   move.ended_ms = state == "running" || state == "parked" ? 0 : unix_ms_now();
   move.error = error;
-  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id_, r.error().message());
+  services_.unrecorded.put(*services_.store, move);
 }
 
 void DestinationMove::renew() {

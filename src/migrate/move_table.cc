@@ -218,6 +218,7 @@ void MoveTable::housekeeping() {
         it = destinations_.erase(it);
       }
     }
+    services_.unrecorded.retry(*services_.store);
     for (const auto& move : destinations()) {
       move->renew_if_busy();
       move->retry_undo();

@@ -198,7 +198,7 @@ void ResumedSource::record(const Result<>& outcome) {
   move->error = outcome ? "" : outcome.error().message();
   move->summary.clear();
   move->ended_ms = unix_ms_now();
-  if (auto r = services_.store->put_move(*move, true); !r) TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  services_.unrecorded.put(*services_.store, *move);
 }
 
 }  // namespace transship::migrate

@@ -9,6 +9,7 @@
 #include "criu/memory_method.h"
 #include "engine/engine.h"
 #include "migrate/passing.h"
+#include "migrate/unrecorded.h"
 #include "network/cutover.h"
 #include "plan/reservations.h"
 #include "state/store.h"
@@ -49,6 +50,7 @@ struct Services {
   std::unique_ptr<network::CutoverDriver> cutover;
   plan::ReservationBook reservations{};
   Passing passing{};
+  Unrecorded unrecorded{};
   EntryHandover* entries = nullptr;  // set once, before the first move
   MovingListener* moving = nullptr;  // set before anything moves; may stay null
 

@@ -397,7 +397,7 @@ void SourceMove::record(const std::string& state, const std::string& error, cons
   move.ended_ms = state == "running" ? 0 : unix_ms_now();
   move.error = error;
   move.summary = summary;
-  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id(), r.error().message());
+  services_.unrecorded.put(*services_.store, move);
 }
 
 void SourceMove::report_end(const PhaseOutcome& outcome) {
