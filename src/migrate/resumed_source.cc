@@ -15,6 +15,7 @@ namespace {
 
 constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kForgetLimit{30'000};
+constexpr milliseconds kForgetEvery{2'000};
 constexpr milliseconds kEndLimit{10'000};
 constexpr milliseconds kTellEvery{500};
 constexpr milliseconds kConnectionsEnd{400};
@@ -61,6 +62,7 @@ void ResumedSource::run() {
   fault::pass("source.resume.told");
   if (outcome) lead_to_destination();
   if (outcome) forget();
+  if (end_.cancelled()) return;
   directory_ = {};
   fault::pass("source.resume.before-record");
   record(outcome);
@@ -180,9 +182,13 @@ void ResumedSource::lead_to_destination() {
 }
 
 void ResumedSource::forget() {
-  if (auto engine = services_.engine(facts_.engine()); engine) {
+  // An engine may not be able to now: its disk is full, or it is being started again.
+  auto deadline = Deadline::in(kPatience);
+  for (auto engine = services_.engine(facts_.engine()); engine;) {
     auto r = (*engine)->forget(facts_.container_id(), facts_.keep_source(), Deadline::in(kForgetLimit));
-    if (!r) TS_LOG_WARN("recovery: mig={} the stopped source container: {}", id_, r.error().message());
+    if (r) break;
+    TS_LOG_WARN("recovery: mig={} the stopped source container: {}", id_, r.error().message());
+    if (deadline.passed() || !sleep_for(kForgetEvery, end_)) break;
   }
   (void)network::remove_moved_connections(facts_.container_id());
 }
@@ -193,7 +199,7 @@ void ResumedSource::record(const Result<>& outcome) {
   else
     TS_LOG_INFO("recovery: mig={} {} runs on {}", id_, facts_.container(), facts_.peer());
   auto move = services_.store->move(id_);
-  if (!move) return;
+  if (!move || move->ended_ms != 0) return;  // only its container was left
   move->state = outcome ? "done" : "failed";
   move->error = outcome ? "" : outcome.error().message();
   move->summary.clear();

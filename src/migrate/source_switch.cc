@@ -422,10 +422,14 @@ Result<> SourceMove::cleanup() {
   session_.reset();
   dump_.reset();
   breakpoints_.reset();
-  tmpfs_ = {};
   auto& survey = planned_.survey;
-  if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)
-    warnings_.push_back(fmt::format("the stopped source container was not removed: {}", r.error().message()));
+  auto forgotten = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit));
+  if (!forgotten)
+    warnings_.push_back(
+        fmt::format("the stopped source container was not removed yet: {}", forgotten.error().message()));
+  // What goes on with it (take_rest) finds what it needs in there.
+  unfinished_ = !forgotten;
+  if (forgotten) tmpfs_ = {};
   fault::pass("source.cleanup.forgotten");
   services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);
