@@ -169,6 +169,9 @@ struct PodmanOptions {
   // What containers that moved here run under: a name of [engine.runtimes] in the host's containers.conf, because the
   // user's own podman commands must find it too.
   std::string runtime = "transship";
+  // What that runtime passes calls on to, and where it keeps its containers.
+  std::string runc = "runc";
+  std::string runc_root = "/run/runc";
 };
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options);
 

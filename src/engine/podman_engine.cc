@@ -413,7 +413,7 @@ Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
   TS_TRY_ASSIGN(ApiResponse response, call(r));
   if (response.status >= 400) {
     auto error = api_error(response, fmt::format("remove container {}", id.substr(0, 12)));
-    if (error.error().code() == Errc::kNotFound) return {};
+    if (error.error().code() == Errc::kNotFound) return forget_at_runtime(id, deadline);
     return error;
   }
   // One report per container, and an error in it does not show in the status.
@@ -421,7 +421,18 @@ Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
   for (const auto& report : reports.is_array() ? reports : Json::array())
     if (auto error = text_at(report, {"Err"}); !error.empty())
       return fail(Errc::kUnavailable, "remove container {}: podman says: {}", id.substr(0, 12), error);
-  return {};
+  return forget_at_runtime(id, deadline);
+}
+
+// Of a runtime that was killed while it created the container: Podman, which never heard that it did, asks for nothing
+// to be removed there.
+Result<> PodmanEngine::forget_at_runtime(const std::string& id, Deadline deadline) const {
+  if (!is_plain_name(id) || ::access(fmt::format("{}/{}", options_.runc_root, id).c_str(), F_OK) != 0) return {};
+  sys::Command command{.argv = {options_.runc, "--root", options_.runc_root, "delete", "--force", id}};
+  command.deadline = deadline;
+  TS_TRY_ASSIGN(auto r, sys::run(command));
+  if (r.exit_code == 0 || r.err.contains("does not exist")) return {};
+  return fail(Errc::kUnavailable, "runc delete --force {}: {}", id.substr(0, 12), trim(r.err));
 }
 
 Result<> PodmanEngine::discard_arrival(const Container& wanted, Deadline deadline) {

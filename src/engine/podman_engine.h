@@ -47,6 +47,7 @@ class PodmanEngine : public Engine {
   Result<Json> inspect_network(const std::string& name);
   Result<PodmanAnswers> gather(const std::string& name);
   Json generated_spec(const std::string& id) const;
+  Result<> forget_at_runtime(const std::string& id, Deadline deadline) const;
   Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
   Result<> tag(const Container& wanted);
   Result<std::vector<Json>> all_networks();

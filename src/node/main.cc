@@ -44,6 +44,8 @@ Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& 
     options.socket = config.podman_socket;
     options.program = config.podman_program;
     options.run_dir = config.run_dir;
+    options.runc = config.runc_program;
+    options.runc_root = config.runc_root;
     auto podman = engine::make_podman_engine(options);
     // A node without Podman can still move bundles; `transship node info` says what is wrong.
     if (podman)
