@@ -91,6 +91,7 @@ Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& servi
       new DestinationMove(services, source, request.move_id(), random_hex(32), std::move(cancel)));
   if (auto r = move->set_up(request); !r) {
     move->undo();
+    if (services.store->move(move->id_)) move->record("rolled-back", r.error().message());
     return std::unexpected(std::move(r).error().context(fmt::format("reserve on {}", services.settings.node)));
   }
   return move;
