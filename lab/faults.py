@@ -83,7 +83,7 @@ def settle(stage: Stage, wanted: Draw, home: str | None = None) -> None:
     fresh = stage.witness is None
     if fresh:
         stage.up()
-    if fresh or (stage.driver, stage.workload) != (wanted.driver, wanted.workload) or stage.monitor_killed:
+    if fresh or (stage.driver, stage.workload) != (wanted.driver, wanted.workload) or stage.maimed:
         stage.use(wanted.driver, wanted.workload)
     if home and stage.host.name != home:
         stage.host.run(["transship", "move", stage.subject.reference, "--to", home], timeout=60)

@@ -151,7 +151,7 @@ class Injector:
         if pid and pid != "0":
             self.note(fault, f"killed {pid}")
             if fault.what == "conmon":
-                self.stage.monitor_killed = True
+                self.stage.maimed = True
 
     def do_daemon(self, fault: Fault, host: Host):
         pid = deploy.daemon_pid(host.record)

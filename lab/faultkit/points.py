@@ -8,12 +8,9 @@ LIST = config.SOURCE / "src/base/fault_points.h"
 # name -> can it fail
 POINTS = {name: not goes_on for name, goes_on in re.findall(r'\{"([a-z.-]+)"(, kGoesOn)?\}', LIST.read_text(encoding="utf-8"))}
 
-# Up to this one a failure, or a death, ends with the container on the source.
-BEFORE_COMMIT = list(POINTS).index("source.commit.before-decide")
 # Reached only in the undoing of a move, which something else has to start; or by a daemon that was started again.
 UNDOING = {"source.undo.before-abort", "source.undo.aborted", "source.undo.thawed",
            "destination.abort", "destination.abort.dead", "destination.abort.undone"}
-STARTS_UNDOING = {"source": "source.transfer fail", "destination": "source.transfer fail"}
 # Reached by a daemon that was killed before: (what kills it, which outcome).
 RESUMING = {
     "source.resume": ("source.commit.decided die", "committed"),
@@ -24,7 +21,7 @@ RESUMING = {
 }
 # After the commit for the source, which is before the destination does it.
 AFTER_COMMIT = ("source.release", "source.follow", "source.cleanup", "source.commit.decided", "source.end", "destination.commit",
-                "destination.cleanup", "destination.follow", "runtime.parked", "pager.filled")
+                "destination.cleanup")
 
 
 def expected(point: str, order: str) -> str:
@@ -33,17 +30,14 @@ def expected(point: str, order: str) -> str:
         return "rolled-back"
     if point in RESUMING:
         return RESUMING[point][1]
-    if point == "pager.filled":
-        return "committed"
-    if point.startswith(AFTER_COMMIT) and point != "runtime.parked":
-        return "committed"
     word = order.split()[0]
     if word == "stall":
         return "either"
-    # The daemon hears of a dead pager or runtime before or after it has answered; parked, it only needs the cgroup.
-    if point == "runtime.parked" or point == "destination.restore.recorded" and word == "die":
+    # Parked, nobody needs the runtime. Pages are asked for from the restore on, and filled before the commit if there
+    # are few: what happens then is before the commit, or after it.
+    if point in ("runtime.parked", "destination.follow", "pager.filled") or point == "destination.restore.recorded" and word == "die":
         return "either"
-    return "rolled-back"
+    return "committed" if point.startswith(AFTER_COMMIT) else "rolled-back"
 
 
 def helpers(point: str) -> list[str]:

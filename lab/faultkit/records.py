@@ -32,7 +32,7 @@ class Records:
         return bool(self.failures or self.broken)
 
     def totals(self, seconds: float) -> dict:
-        names = ("runs", "committed", "rolled_back", "needs_operator", *GONE_WRONG, "unexpected")
+        names = ("runs", "committed", "rolled_back", "lost", "needs_operator", *GONE_WRONG, "unexpected")
         totals = {name: self.counts[name] for name in names}
         totals["seeds_of_failures"] = self.failures
         totals["faults"] = dict(self.kinds)

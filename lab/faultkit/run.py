@@ -108,7 +108,7 @@ def check(stage: Stage, outcome: Outcome, source: Host, destination: Host) -> No
         stage.host = where
     judge_states(outcome, states, source, destination)
     if where is None:
-        stage.load.process.kill() if stage.load else None
+        stage.lost()
         return
     check_data(stage, outcome, where)
     check_leftovers(stage, outcome, where)
@@ -152,9 +152,18 @@ def find_copy(stage: Stage, outcome: Outcome) -> Host | None:
         if live:
             return next(h for h in stage.hosts if h.name == live[0].partition(":")[0])
         if time.monotonic() > end:
+            if pager_died(outcome):
+                outcome.ended = "lost"
+                return None
             outcome.add("no_copy", f"none runs: {stage.subject.name} is " + "; ".join(state_of(stage, h) for h in stage.hosts))
             return None
         time.sleep(0.1)
+
+
+def pager_died(outcome: Outcome) -> bool:
+    """After the commit that is the end of the container, if its memory was not complete: docs/failure-model.md."""
+    return any(f.kind == "program" and f.what == "pager" or f.kind == "point" and f.what.startswith("pager.") and "die" in f.what
+               for f in outcome.draw.faults)
 
 
 def state_of(stage: Stage, host: Host) -> str:
@@ -171,6 +180,8 @@ def judge_states(outcome: Outcome, states: dict[str, dict], source: Host, destin
         good = all(e is None or e["state"] in ("rolled-back", "cancelled") for e in (ours, theirs))
     text = "; ".join(f"{e['role']} {e['state']}" + (f" ({e['error']})" if e["error"] else "") for e in (ours, theirs) if e)
     outcome.notes.append(f"journals: {text}")
+    if outcome.ended == "lost":
+        good = theirs is not None and theirs["state"] == "failed" and "pager" in theirs["error"]
     if not good and outcome.ended != "?":
         outcome.needs_operator = text or "neither journal knows the move"
     elif outcome.ended == "committed" and theirs["error"]:

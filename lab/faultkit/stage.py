@@ -67,7 +67,8 @@ class Stage:
         self.lab, self.say = Lab(name), say
         self.hosts = [self.lab.host("aws"), self.lab.host("azure")]
         self.witness = self.subject = self.load = self.host = None
-        self.driver, self.workload, self.monitor_killed, self.digest = "", "", False, ""
+        self.driver, self.workload, self.digest = "", "", ""
+        self.maimed = False  # the container needs to be made anew
         self.before = {}
 
     # ---- the lab
@@ -137,7 +138,7 @@ class Stage:
 
     def new_container(self, workload: str):
         self.remove_container()
-        self.host, self.workload, self.monitor_killed = self.hosts[0], workload, False
+        self.host, self.workload, self.maimed = self.hosts[0], workload, False
         self.before = {h.name: self.facts(h) for h in self.hosts}
         self.subject = Subject(self.lab) if workload == "redis" else ChurnSubject(self.lab)
         self.subject.create(self.host, ["--restart", RESTART_POLICY])
@@ -168,6 +169,14 @@ class Stage:
         if load:
             report = load.stop()
         return report
+
+    def lost(self):
+        """The container is no more, and its clients wait in vain."""
+        if self.load:
+            self.load.process.kill()
+            self.load.process.wait(10)
+            self.load = None
+        self.maimed = True
 
     def facts(self, host: Host) -> set[str]:
         return leftovers.collect(host) | {line for line in host.run(MORE, timeout=30).stdout.splitlines() if line.strip()}
