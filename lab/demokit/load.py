@@ -16,11 +16,12 @@ ON_CLIENT = "/usr/lib/transship-lab/redis_load.py"
 class Load:
     """Clients on `client` that ask the Redis at `address` until stop()."""
 
-    def __init__(self, client: Host, address: str, counters=2, values=2, pause=0.001, patience=120, port=6379, first=0):
+    def __init__(self, client: Host, address: str, counters=2, values=2, pause=0.001, patience=120, port=6379, first=0,
+                 keepers=0):
         self.client, self.out = client, f"/tmp/redis-load-{time.monotonic_ns()}.json"
         client.put(ON_CLIENT, WORKLOAD.read_bytes())
         self.process = client.popen(
-            ["python3", ON_CLIENT, "--host", address, "--port", port, "--counters", counters, "--values", values, "--pause", pause,
+            ["python3", ON_CLIENT, "--host", address, "--port", port, "--counters", counters, "--values", values, "--keepers", keepers, "--pause", pause,
              "--first", first, "--patience", patience, "--out", self.out],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self.process.stdout.readline().strip() != "ready":

@@ -2,6 +2,7 @@
 
 An order is one JSON object on one line, the answer as well:
   {"op": "start", "name": N, "argv": [...], "log": PATH, "restart": bool, "env": {...}}   -> {"ok": true, "pid": P}
+      and "restart_after": seconds, else it takes longer each time
   {"op": "stop", "name": N}   {"op": "list"}   {"op": "spawn", "argv": [...], "log": PATH}
 Pids are those inside the host. Only the host's own root can reach the socket.
 """
@@ -34,6 +35,7 @@ class Service:
         self.pid = 0
         self.status = None      # how it ended last
         self.starts = 0
+        self.restart_after = order.get("restart_after")
         self.backoff = FIRST_BACKOFF
         self.started_at = 0.0
         self.start_again_at = 0.0
@@ -52,7 +54,7 @@ class Service:
         if now - self.started_at > 10:
             self.backoff = FIRST_BACKOFF
         if self.restart and not self.stopping:
-            self.start_again_at = now + self.backoff
+            self.start_again_at = now + (self.backoff if self.restart_after is None else self.restart_after)
             self.backoff = min(self.backoff * 2, LAST_BACKOFF)
 
     def facts(self):

@@ -3,7 +3,8 @@
 Each client is a thread with one TCP connection that it never opens again: a reset, an end or a wrong answer is recorded
 and ends it. `counter` clients INCR a key of their own: the answer must be the last one plus one. `value` clients SET a
 value and GET it back. Silences of more than 20 ms are recorded with the time they ended (CLOCK_MONOTONIC, which all lab
-hosts share). At the end one JSON object goes to the file named by --out.
+hosts share). `keeper` clients remember every write that was acknowledged, ask for any of them again now and then and for all
+at the end. At the end one JSON object goes to the file named by --out.
 """
 
 import argparse
@@ -30,6 +31,7 @@ class Client(threading.Thread):
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = self.socket.makefile("rb")
         self.last = int(self.ask("GET", f"counter:{number}") or 0)
+        self.kept = {}
 
     def ask(self, *words):
         data = b"*%d\r\n" % len(words)
@@ -71,12 +73,27 @@ class Client(threading.Thread):
             self.wrong += 1
             self.errors.append(f"{key} is not what was set")
 
+    def keep(self):
+        key, value = f"kept:{self.number}:{self.random.randrange(400)}", self.random.randbytes(100)
+        self.ask("SET", key, value)
+        self.kept[key] = value
+        if self.requests % 8 == 0:
+            self.look(self.random.choice(list(self.kept)))
+
+    def look(self, key):
+        found = self.ask("GET", key)
+        if found != self.kept[key]:
+            self.lost += 1
+            self.errors.append(f"{key} is {'gone' if found is None else 'not what was acknowledged last'}")
+
     def run(self):
-        step = self.count if self.kind == "counter" else self.set_and_get
+        step = {"counter": self.count, "value": self.set_and_get, "keeper": self.keep}[self.kind]
         try:
             while not self.stop.is_set():
                 step()
                 time.sleep(self.pause)
+            for key in self.kept:
+                self.look(key)
         except ConnectionResetError as e:
             self.resets += 1
             self.errors.append(f"reset: {e}")
@@ -90,6 +107,7 @@ def main():
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--counters", type=int, default=2)
     parser.add_argument("--values", type=int, default=2)
+    parser.add_argument("--keepers", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first client: its keys have it")
     parser.add_argument("--pause", type=float, default=0.001)
     parser.add_argument("--seconds", type=float, default=3600)
@@ -100,7 +118,7 @@ def main():
         out.write(str(os.getpid()))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    kinds = ["counter"] * args.counters + ["value"] * args.values
+    kinds = ["counter"] * args.counters + ["value"] * args.values + ["keeper"] * args.keepers
     clients = [Client(kind, n, (args.host, args.port), stop, args.pause, args.patience) for n, kind in enumerate(kinds, args.first)]
     for client in clients:
         client.start()

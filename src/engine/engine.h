@@ -81,6 +81,8 @@ struct Container {
   uint64_t memory_limit = 0;  // bytes, 0: none
   // Asked for with a move: made elsewhere it gets an address of that host's own, and `addresses` are what it had.
   bool new_address = false;
+  // On its way: the move that creates it here. stage() marks with it what it makes.
+  std::string arrival;
   std::string cgroup_parent;
   // What the same kind of engine on another node needs to create the same container: the engine's own JSON, opaque to
   // everyone else. Contains environment values: never logged.
@@ -158,6 +160,8 @@ class Engine {
   // Creates it: same name, image, environment, mounts, ports, labels, limits, address (unless it is to get a new one);
   // runtime transship; no restart policy yet (see finish). Nothing runs. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
+  // What a stage() of this arrival made that did not live to say so; never anything else that has the name. Idempotent.
+  virtual Result<> discard_arrival(const Container& wanted, Deadline deadline) = 0;
   // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when
   // the gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
   virtual Result<> start(const std::string& id, Deadline deadline) = 0;
@@ -177,6 +181,9 @@ struct PodmanOptions {
   // What containers that moved here run under: a name of [engine.runtimes] in the host's containers.conf, because the
   // user's own podman commands must find it too.
   std::string runtime = "transship";
+  // What that runtime passes calls on to, and where it keeps its containers.
+  std::string runc = "runc";
+  std::string runc_root = "/run/runc";
 };
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options);
 

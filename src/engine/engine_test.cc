@@ -364,6 +364,15 @@ TEST_F(BundleTest, TravelsWithItsSmallFiles) {
   EXPECT_TRUE(std::filesystem::exists(to + "/config.json"));  // not ours to remove
 }
 
+TEST_F(BundleTest, SaysWhichMoveMadeIt) {
+  auto to = dir_ + "/marked";
+  ASSERT_TRUE(write_bundle(*read_bundle(old_, old_ + "/rootfs"), to, "0123456789"));
+  EXPECT_EQ(*sys::read_file(fmt::format("{}/{}", to, kArrivalFile)), "0123456789");
+  auto on_its_way = read_bundle(to, to + "/rootfs");
+  ASSERT_TRUE(on_its_way);
+  for (const auto& file : on_its_way->files) EXPECT_NE(file.path, kArrivalFile);
+}
+
 TEST_F(BundleTest, SaysWhatCannotTravel) {
   ASSERT_TRUE(sys::write_file_atomic(old_ + "/big", std::string(300U << 10, 'x'), 0600));
   save({{"root", {{"path", "rootfs"}}},

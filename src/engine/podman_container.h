@@ -9,6 +9,9 @@
 
 namespace transship::engine {
 
+// The move that created a container here, so that it is known again when the answer to its creation got lost.
+constexpr const char* kArrivalAnnotation = "io.transship.arrival";
+
 // The answers about one container; null where there is none (a container that never ran has no `oci`).
 struct PodmanAnswers {
   Json inspect;    // /containers/ID/json

@@ -365,6 +365,7 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
       named && text_at(*named, {"Id"}) == wanted.image_id)
     spec.create["image"] = wanted.image;
   if (wanted.new_address) forget_addresses(spec);
+  if (!wanted.arrival.empty()) spec.create["annotations"][kArrivalAnnotation] = wanted.arrival;
   r.body = write_json(spec.create);
   r.deadline = deadline;
   // Not given up half way: Podman goes on without us, and a container that nobody knows of would be left.
@@ -430,7 +431,7 @@ Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
   TS_TRY_ASSIGN(ApiResponse response, call(r));
   if (response.status >= 400) {
     auto error = api_error(response, fmt::format("remove container {}", id.substr(0, 12)));
-    if (error.error().code() == Errc::kNotFound) return {};
+    if (error.error().code() == Errc::kNotFound) return forget_at_runtime(id, deadline);
     return error;
   }
   // One report per container, and an error in it does not show in the status.
@@ -438,7 +439,28 @@ Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
   for (const auto& report : reports.is_array() ? reports : Json::array())
     if (auto error = text_at(report, {"Err"}); !error.empty())
       return fail(Errc::kUnavailable, "remove container {}: podman says: {}", id.substr(0, 12), error);
-  return {};
+  return forget_at_runtime(id, deadline);
+}
+
+// Of a runtime that was killed while it created the container: Podman, which never heard that it did, asks for nothing
+// to be removed there.
+Result<> PodmanEngine::forget_at_runtime(const std::string& id, Deadline deadline) const {
+  if (!is_plain_name(id) || ::access(fmt::format("{}/{}", options_.runc_root, id).c_str(), F_OK) != 0) return {};
+  sys::Command command{.argv = {options_.runc, "--root", options_.runc_root, "delete", "--force", id}};
+  command.deadline = deadline;
+  TS_TRY_ASSIGN(auto r, sys::run(command));
+  if (r.exit_code == 0 || r.err.contains("does not exist")) return {};
+  return fail(Errc::kUnavailable, "runc delete --force {}: {}", id.substr(0, 12), trim(r.err));
+}
+
+Result<> PodmanEngine::discard_arrival(const Container& wanted, Deadline deadline) {
+  auto now = inspect_raw(wanted.name, deadline);
+  if (!now && now.error().code() == Errc::kNotFound) return {};
+  if (!now) return std::unexpected(std::move(now).error());
+  auto mark = text_at(*now, {"Config", "Annotations", kArrivalAnnotation});
+  // It has never been started; what has, is another one by now.
+  if (mark.empty() || mark != wanted.arrival || text_at(*now, {"State", "Status"}) != "created") return {};
+  return discard(text_at(*now, {"Id"}), deadline);
 }
 
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options) {

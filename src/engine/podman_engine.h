@@ -37,6 +37,7 @@ class PodmanEngine : public Engine {
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string& id, const Container& wanted) override;
   Result<> discard(const std::string& id, Deadline deadline) override;
+  Result<> discard_arrival(const Container& wanted, Deadline deadline) override;
   void warm_up() override;
 
  private:
@@ -50,6 +51,7 @@ class PodmanEngine : public Engine {
   Result<Json> inspect_network(const std::string& name);
   Result<PodmanAnswers> gather(const std::string& name);
   Json generated_spec(const std::string& id) const;
+  Result<> forget_at_runtime(const std::string& id, Deadline deadline) const;
   Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
   Result<std::vector<Json>> all_networks();
   // Of containers that do not run; those that do are in the answers about networks.

@@ -11,7 +11,7 @@
 namespace transship::engine {
 namespace {
 
-// Podman sets these itself, from other fields or at every start.
+// Podman sets these itself, from other fields or at every start; we do the last move's.
 bool is_podmans_own(std::string_view key) {
   constexpr std::string_view kOwn[] = {"io.container.manager",
                                        "io.podman.annotations.autoremove",
@@ -20,6 +20,7 @@ bool is_podmans_own(std::string_view key) {
                                        "io.podman.annotations.init",
                                        "io.podman.annotations.privileged",
                                        "io.podman.annotations.volumes-from",
+                                       kArrivalAnnotation,
                                        "org.opencontainers.image.stopSignal",
                                        "org.systemd.property.KillSignal",
                                        "org.systemd.property.TimeoutStopUSec"};

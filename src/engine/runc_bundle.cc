@@ -63,7 +63,8 @@ Result<> collect_files(Bundle& bundle, const std::string& rootfs) {
       continue;
     }
     if (!it->is_regular_file(error) || it->is_symlink(error)) continue;
-    if (it->path().lexically_relative(bundle.directory) == "config.json") continue;
+    auto path = it->path().lexically_relative(bundle.directory);
+    if (path == "config.json" || path == kArrivalFile) continue;
     TS_TRY_ASSIGN(bool added, add_file(bundle, *it, total));
     if (added) continue;
     bundle.blocks.push_back({"file", fmt::format("{} is too much to travel with the bundle", it->path().string()),
@@ -124,10 +125,11 @@ Result<Bundle> read_bundle(const std::string& directory, const std::string& root
   return b;
 }
 
-Result<> write_bundle(const Bundle& bundle, const std::string& directory) {
+Result<> write_bundle(const Bundle& bundle, const std::string& directory, const std::string& arrival) {
   TS_TRY(sys::make_dirs(fs::path(directory).parent_path()));
   if (::mkdir(directory.c_str(), 0700) != 0) return fail_errno(errno, "make the bundle {}", directory);
   auto fill = [&]() -> Result<> {
+    if (!arrival.empty()) TS_TRY(sys::write_file_atomic(fmt::format("{}/{}", directory, kArrivalFile), arrival));
     Json config = bundle.config;
     config["root"]["path"] = "rootfs";
     if (config.contains("mounts") && config["mounts"].is_array())

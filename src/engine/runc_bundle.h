@@ -27,7 +27,10 @@ struct Bundle {
 Result<Bundle> read_bundle(const std::string& directory, const std::string& rootfs);
 // Makes `directory` with config.json, the files and an empty `rootfs`. kAlreadyExists when it is there. Paths that
 // named the source's bundle directory name the new one. Removes what it made when it fails.
-Result<> write_bundle(const Bundle& bundle, const std::string& directory);
+// `arrival`: written into it before anything else, unless it is empty.
+Result<> write_bundle(const Bundle& bundle, const std::string& directory, const std::string& arrival = {});
+// In the bundle: the move that made it here. Stays behind when the bundle moves on.
+constexpr const char* kArrivalFile = "transship.arrival";
 
 std::string write_bundle_spec(const Bundle& bundle);
 // A peer wrote it: kPeerProtocol for anything too long, not of this form, or with a path that leaves the bundle.

@@ -255,7 +255,7 @@ Result<Staged> RuncEngine::stage(const Container& wanted, Deadline, const Cancel
   if (!asked.never.empty()) return fail(Errc::kRefused, "{}", asked.never.front());
   if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
     return fail(Errc::kAlreadyExists, "runc of this host has a container {} already", wanted.id);
-  TS_TRY(write_bundle(bundle, bundle_of(wanted.id)));
+  TS_TRY(write_bundle(bundle, bundle_of(wanted.id), wanted.arrival));
   return Staged{wanted.id, "", bundle_of(wanted.id) + "/rootfs", "plain"};
 }
 
@@ -302,6 +302,15 @@ Result<> RuncEngine::discard(const std::string& id, Deadline deadline) {
   if (auto r = open_network(id, deadline); !r) TS_LOG_WARN("runc container {}: {}", id, r.error().message());
   TS_TRY(remove(id, deadline));
   return sys::remove_tree(bundle_of(id));
+}
+
+// Nothing of runc's own is made before the start.
+Result<> RuncEngine::discard_arrival(const Container& wanted, Deadline deadline) {
+  TS_TRY(check_id(wanted.id));
+  (void)::rmdir(bundle_of(wanted.id).c_str());  // which takes an empty one only: its mark is the first file
+  auto mark = sys::read_file(fmt::format("{}/{}", bundle_of(wanted.id), kArrivalFile), 4096);
+  if (!mark || *mark != wanted.arrival || state(wanted.id, deadline)) return {};
+  return sys::remove_tree(bundle_of(wanted.id));
 }
 
 Result<std::unique_ptr<Engine>> make_runc_engine(const RuncOptions& options) {

@@ -31,6 +31,7 @@ class RuncEngine : public Engine {
   Result<> start(const std::string& id, Deadline deadline) override;
   Result<> finish(const std::string&, const Container&) override { return {}; }
   Result<> discard(const std::string& id, Deadline deadline) override;
+  Result<> discard_arrival(const Container& wanted, Deadline deadline) override;
 
  private:
   Result<Json> state(const std::string& id, Deadline deadline);

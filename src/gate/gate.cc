@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <thread>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "gate/criu_leftovers.h"
@@ -48,6 +50,13 @@ Result<> kill_cgroup(const std::string& path, Deadline deadline) {
     TS_TRY(sleep_for(milliseconds(2), never));
   }
   return {};
+}
+
+// runc gives up removing it when tasks that were killed take longer to be gone than it waits.
+void remove_cgroup(const std::string& path) {
+  auto deadline = Deadline::in(kKillTime);
+  while (::rmdir(path.c_str()) != 0 && errno == EBUSY && !deadline.passed())
+    std::this_thread::sleep_for(milliseconds(2));
 }
 
 Fd first_of(std::vector<Fd> fds) { return fds.empty() ? Fd() : std::move(fds.front()); }
@@ -135,6 +144,7 @@ struct Gate::State {
   std::string cgroup;
   bool arrived = false;
   bool over = false;  // parked, or failed and tidied up
+  bool parked = false;
 
   Result<Message> expect(Kind wanted, Deadline deadline, const Cancel& cancel, Fd* fd);
   Error runtime_lost(Error error);
@@ -210,6 +220,7 @@ Gate& Gate::operator=(Gate&& other) noexcept {
 Gate::~Gate() {
   if (!state_) return;
   abort("the move ended");
+  if (!state_->parked && !state_->cgroup.empty()) remove_cgroup(state_->cgroup);
   remove_gate_dir(state_->dir);
 }
 
@@ -228,8 +239,10 @@ Result<Gate> Gate::arm(const std::string& container_id, const GateOptions& optio
   state->dir = dir;
   Gate gate(std::move(state));
   std::filesystem::permissions(dir, std::filesystem::perms::owner_all, error);
-  auto settings = json{{"version", kProtocolVersion}, {"hold_ms", options.hold.count()}}.dump();
-  TS_TRY(sys::write_file_atomic(dir + "/" + kGateSettings, settings));
+  json settings = {{"version", kProtocolVersion}, {"hold_ms", options.hold.count()}};
+  // The engine's environment is not ours.
+  if (!fault::directory().empty()) settings["fault_points"] = fault::directory();
+  TS_TRY(sys::write_file_atomic(dir + "/" + kGateSettings, settings.dump()));
   TS_TRY_ASSIGN(gate.state_->listener, listen_at(dir + "/" + kGateSocket));
   return gate;
 }
@@ -280,6 +293,7 @@ Result<Parked> Gate::restore(const RestoreOptions& options, Deadline deadline, c
   Parked parked(std::make_unique<Parked::State>(m.pid, *start, m.cgroup, sys::NftSocket::adopt(std::move(netfilter))));
   if (auto ok = parked.verify(); !ok) return std::unexpected(s.runtime_lost(std::move(ok).error()));
   s.over = true;
+  s.parked = true;
   return parked;
 }
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/fault.h"
 #include "base/text.h"
 #include "criu/log.h"
 #include "engine/oci_bundle.h"
@@ -39,10 +40,12 @@ std::string variable(const char* name, const char* otherwise) {
   return value != nullptr && *value != '\0' ? value : otherwise;
 }
 
-milliseconds hold_time(const std::string& gate_dir) {
+json settings_of(const std::string& gate_dir) {
   auto text = sys::read_file(gate_dir + "/" + kGateSettings, 65536);
-  if (!text) return kDefaultHold;
-  auto j = json::parse(*text, nullptr, false);
+  return text ? json::parse(*text, nullptr, false) : json();
+}
+
+milliseconds hold_time(const json& j) {
   if (!j.is_object() || !j.contains("hold_ms") || !j["hold_ms"].is_number_integer()) return kDefaultHold;
   return std::clamp(milliseconds(j["hold_ms"].get<int64_t>()), milliseconds(1), kMaxHold);
 }
@@ -67,7 +70,8 @@ class GatedCreate {
       : line_(line),
         gate_dir_(std::move(gate_dir)),
         self_(std::move(self)),
-        deadline_(Deadline::in(hold_time(gate_dir_))) {}
+        settings_(settings_of(gate_dir_)),
+        deadline_(Deadline::in(hold_time(settings_))) {}
   Result<> run();
 
  private:
@@ -84,6 +88,7 @@ class GatedCreate {
   const CommandLine& line_;
   std::string gate_dir_;
   std::string self_;
+  json settings_;
   Deadline deadline_;
   Channel gate_;
   std::string images_dir_;
@@ -251,23 +256,31 @@ Error GatedCreate::explain(Error error) const {
 }
 
 Result<> GatedCreate::run() {
+  if (settings_.is_object() && settings_.contains("fault_points") && settings_["fault_points"].is_string())
+    TS_TRY(fault::enable(settings_["fault_points"].get<std::string>()));
   TS_TRY(connect());
   auto work = [this]() -> Result<> {
+    TS_TRY(fault::at("runtime.waiting"));
     TS_TRY(next_order(Kind::kPrepare));
     TS_TRY(start_runc());
     TS_TRY(meet_criu());
+    TS_TRY(fault::at("runtime.prepared"));
     Message prepared;
     prepared.kind = Kind::kPrepared;
     prepared.cgroup = proxy_->cgroup();
     TS_TRY(gate_.send(prepared, std::array{proxy_->criu_socket()}));
     TS_TRY(next_order(Kind::kRestore));
+    TS_TRY(fault::at("runtime.restore"));
     TS_TRY(restore());
+    TS_TRY(fault::at("runtime.restored"));
     TS_TRY(end_runc());
     Message parked;
     parked.kind = Kind::kParked;
     parked.pid = proxy_->container_pid();
     parked.cgroup = proxy_->cgroup();
-    return gate_.send(parked, std::array{proxy_->netfilter_socket()});
+    TS_TRY(gate_.send(parked, std::array{proxy_->netfilter_socket()}));
+    fault::pass("runtime.parked");
+    return {};
   };
   auto result = work();
   if (result) return {};

@@ -33,7 +33,7 @@ constexpr const char* kGatesDirVariable = "TRANSSHIP_GATES";
 
 // Files in a gate's directory.
 constexpr const char* kGateSocket = "gate.sock";
-constexpr const char* kGateSettings = "gate.json";  // {"version":1,"hold_ms":5000}
+constexpr const char* kGateSettings = "gate.json";  // {"version":1,"hold_ms":5000}; "fault_points": base/fault.h
 constexpr const char* kParkedFile = "parked";       // pid and start time; the next `start` takes it and does nothing
 // The table that keeps a parked container silent, and the priority of its chains: before everything else.
 constexpr const char* kHoldTable = "transship_hold";

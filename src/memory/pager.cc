@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/fault.h"
 #include "base/log.h"
 
 namespace transship::memory {
@@ -221,6 +222,7 @@ void Pager::check_end() {
 
 void Pager::end(std::string result) {
   over_ = true;
+  fault::pass("pager.filled");
   rusage used{};
   if (store_ && ::getrusage(RUSAGE_SELF, &used) == 0)
     store_->counters().cpu_us = static_cast<uint64_t>((used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1'000'000 +

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "memory/pager.h"
 
@@ -181,6 +182,7 @@ std::string Pager::seal() {
                        missing.front().address);
   }
   store_->seal();
+  fault::pass("pager.sealed");
   pages_arrived();
   return {};
 }

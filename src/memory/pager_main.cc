@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "memory/pager.h"
 
@@ -49,6 +50,7 @@ void drop_rights() {
 }
 
 int run(const std::string& dir) {
+  if (auto r = fault::enable(); !r) TS_LOG_WARN("pager {}", r.error().message());
   outlive_the_daemon();
   auto pager = Pager::create(dir, Fd(kControlFd));
   if (!pager) {

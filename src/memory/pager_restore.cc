@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "memory/pager.h"
 #include "sys/packet.h"
@@ -38,6 +39,7 @@ void Pager::restore_ended(bool complete) {
   unwatch(restore_.get());
   restore_.reset();
   restore_complete_ = complete;
+  fault::pass("pager.restored");
   // Processes wait while it waits.
   (void)::setpriority(PRIO_PROCESS, 0, kNiceAfterRestore);
   TS_LOG_DEBUG("pager restore_complete={} tasks={}", complete, tasks_.size());

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -81,12 +82,14 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
       cancel_(std::move(cancel)),
       end_(Cancel::create().value()),
       engine_ended_(Cancel::create().value()),
-      settled_(Cancel::create().value()) {}
+      settled_(Cancel::create().value()),
+      cutover_over_(Cancel::create().value()) {}
 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
   resumed_thread_.join();
   cancel_.cancel("the daemon ends");
+  cutover_over_.cancel("the daemon ends");
   engine_thread_.join();
   arrival_thread_.join();
   finish_thread_.join();
@@ -102,12 +105,14 @@ Result<std::shared_ptr<DestinationMove>> DestinationMove::create(Services& servi
       new DestinationMove(services, source, request.move_id(), random_hex(32), std::move(cancel)));
   if (auto r = move->set_up(request); !r) {
     move->undo();
+    if (services.store->move(move->id_)) move->record("rolled-back", r.error().message());
     return std::unexpected(std::move(r).error().context(fmt::format("reserve on {}", services.settings.node)));
   }
   return move;
 }
 
 Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
+  TS_TRY(fault::at("destination.reserve"));
   TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
   TS_TRY(check_policy(services_, source_, *engine_, wanted_));
@@ -140,6 +145,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   if (request.live_memory()) TS_TRY(make_memory(request.page_bytes()));
   record("running", "");
+  TS_TRY(fault::at("destination.reserve.recorded"));
   TS_LOG_INFO("mig={} role=destination source={} container={}:{} reserved", id_, source_, wanted_.engine, wanted_.name);
   return {};
 }
@@ -175,7 +181,7 @@ void DestinationMove::record(const std::string& state, const std::string& error)
   move.started_ms = started_ms_;
   move.ended_ms = state == "running" || state == "parked" ? 0 : unix_ms_now();
   move.error = error;
-  if (auto r = services_.store->put_move(move, false); !r) TS_LOG_WARN("mig={} journal: {}", id_, r.error().message());
+  (void)services_.unrecorded.put(*services_.store, move);
 }
 
 void DestinationMove::renew() {
@@ -231,6 +237,7 @@ Result<> DestinationMove::expect(std::string_view request, std::initializer_list
 Result<peer::Reply> DestinationMove::prepare() {
   MutexLock request(request_mu_);
   TS_TRY(expect("prepare", {State::kReserved}));
+  TS_TRY(fault::at("destination.prepare"));
   Busy busy(*this);
   peer::Reply reply;
   auto& prepared = *reply.mutable_prepared();
@@ -255,10 +262,16 @@ Result<peer::Reply> DestinationMove::prepare() {
       return reply;
     }
   }
+  // Until its id is known it is known by this: should we, or the engine, not live to say it.
+  wanted_.arrival = id_;
+  staging_ = true;
+  TS_TRY(save());
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
+  TS_TRY(fault::at("destination.prepare.created"));
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
+  TS_TRY(fault::at("destination.prepare.saved"));
   enter(State::kStaged);
   return reply;
 }
@@ -472,6 +485,7 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   MutexLock serial(request_mu_);
   TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
+  TS_TRY(fault::at("destination.rootfs"));
   std::string name = rootfs_stream(request.round());
   // Its first byte may still be on its way: it does not travel where this question does.
   TS_TRY_ASSIGN(auto round, rootfs_round(name));
@@ -492,6 +506,7 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
 Result<peer::Reply> DestinationMove::arm() {
   MutexLock serial(request_mu_);
   TS_TRY(expect("arm", {State::kStaged}));
+  TS_TRY(fault::at("destination.memory.arm"));
   Busy busy(*this);
   gate::GateOptions options;
   options.hold = services_.settings.gate_deadline;
@@ -552,6 +567,7 @@ void DestinationMove::prepare_network(const std::string& bundle) {
 Result<> DestinationMove::wait_at_gate() {
   TS_TRY_ASSIGN(auto waiting, gate_->wait_for_runtime(Deadline::in(kEngineLimit), cancel_));
   runtime_arrived_ = Clock::now();
+  TS_TRY(fault::at("destination.memory.at-gate"));
   bundle_ = waiting.bundle;
   prepare_network(bundle_);
   auto files = memory_ ? memory_->lend_files() : std::vector<int>();
@@ -583,6 +599,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   TS_TRY(expect("restore", {State::kStarting}));
   // What is left of one that failed is undone, never gone on with.
   if (std::exchange(restore_tried_, true)) return fail(Errc::kPeerProtocol, "the restore has been tried already");
+  TS_TRY(fault::at("destination.restore"));
   Busy busy(*this);
   auto asked = Clock::now();
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
@@ -596,6 +613,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   if (!parked)
     return std::unexpected(std::move(parked).error().context(fmt::format("restore on {}", services_.settings.node)));
   enter(State::kParked);
+  TS_TRY(fault::at("destination.restore.recorded"));
   TS_LOG_INFO("mig={} phase=restore parked pid={} engine_start_ms={} wait_ms={} restore_ms={}", id_, parked_.pid(),
               parked_.engine_start_ms(), parked_.wait_ms(), parked_.restore_ms());
   peer::Reply reply;

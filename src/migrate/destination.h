@@ -87,6 +87,8 @@ class DestinationMove {
   void renew();
   // Tries again what could not be undone at once (a full disk keeps even an engine from removing a container).
   void retry_undo();
+  // If it is this move's container that leaves now: a cutover that failed is not tried again after this returns.
+  void leaves(const std::string& engine_id);
   // Nothing is left to do for this object.
   bool ended() const;
   std::string state_text() const;
@@ -142,6 +144,7 @@ class DestinationMove {
   void memory_lost(const Error& error);
   bool wait_filled();
   void run_cutover();
+  void repeat_cutover();
   void set_cutover_facts(const peer::ContainerFacts& facts);
   void prepare_network(const std::string& bundle);
   Result<> learn_addresses(const std::string& netns);
@@ -172,6 +175,9 @@ class DestinationMove {
   Cancel end_;           // fires with the end of this object
   Cancel engine_ended_;  // fires when engine_thread_ has set its outcome
   Cancel settled_;       // fires when the entries of a container with a new address lead here
+
+  Cancel cutover_over_;  // fires when a cutover must not be tried again
+  Mutex cutover_mu_;     // held while one is
 
   mutable Mutex request_mu_;  // one request (or the abort) at a time; before mu_
   mutable Mutex mu_;
@@ -205,7 +211,8 @@ class DestinationMove {
 
   sys::TmpfsMount tmpfs_;
   std::unique_ptr<ArrivingMemory>
-      memory_;  // set before the session hears of this move; null: memory comes in CRIU's images
+      memory_;            // set before the session hears of this move; null: memory comes in CRIU's images
+  bool staging_ = false;  // the engine may have been told to create it
   std::optional<engine::Staged> staged_;
   bool restore_tried_ = false;
   std::string bundle_;  // what the engine gave its runtime; set when that is at the gate

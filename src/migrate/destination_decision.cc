@@ -1,6 +1,7 @@
 // The second half of a destination's move: parked, and what the decision makes of it.
 #include <sys/stat.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -25,6 +26,10 @@ constexpr milliseconds kEngineReturns{3000};
 // In post-copy the link decides how long it takes; the pager itself waits without limit.
 constexpr std::chrono::hours kFillLimit{72};
 constexpr milliseconds kSourceLimit{10 * 60'000};
+// How long a cutover that failed is tried again, and how often.
+constexpr milliseconds kCutoverLimit{10 * 60'000};
+constexpr milliseconds kCutoverPause{500};
+constexpr milliseconds kCutoverLongest{15'000};
 
 Result<std::vector<network::Connection>> connections_of(const peer::RestoreRequest& request) {
   std::vector<network::Connection> connections;
@@ -83,7 +88,9 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
   }
+  TS_TRY(fault::at("destination.restore.before-save"));
   TS_TRY(save());
+  TS_TRY(fault::at("destination.restore.saved"));
   parked_.set_pid(static_cast<uint32_t>(parked_container_->pid()));
   parked_.set_engine_start_ms(ms_between(engine_called_, runtime_arrived_));
   parked_.set_wait_ms(ms_between(runtime_arrived_, arrived));
@@ -97,6 +104,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
 Result<peer::Reply> DestinationMove::commit() {
   MutexLock serial(request_mu_);
   TS_TRY(expect("commit", {State::kParked, State::kRunning}));
+  TS_TRY(fault::at("destination.commit"));
   peer::Reply reply;
   auto& running = *reply.mutable_running();
   {
@@ -130,6 +138,7 @@ Result<peer::Reply> DestinationMove::commit() {
     return std::unexpected(
         std::move(released).error().context(fmt::format("let the container run on {}", services_.settings.node)));
   }
+  fault::pass("destination.commit.released");
   enter(State::kRunning);
   TS_LOG_INFO("mig={} phase=commit running release_ms={} cutover_ms={}", id_, running.release_ms(),
               running.cutover_ms());
@@ -138,12 +147,37 @@ Result<peer::Reply> DestinationMove::commit() {
 }
 
 void DestinationMove::run_cutover() {
-  // After the commit there is no way back: what the operator's command could not do is said and logged, and the
-  // container runs here all the same.
+  // After the commit there is no way back: what the operator's command could not do is said and logged, and tried again
+  // when nobody waits any more. The container runs here all the same.
   if (auto r = services_.cutover->commit(cutover_); !r) {
     TS_LOG_ERROR("mig={} phase=commit cutover: {}", id_, r.error().message());
     cutover_error_ = r.error().message();
   }
+}
+
+// The cause may pass: a link that was cut, an interface of a cloud that did not answer. Not once the container leaves
+// again (leaves()): that would lead traffic to where it was.
+void DestinationMove::repeat_cutover() {
+  auto deadline = Deadline::in(kCutoverLimit);
+  auto pause = kCutoverPause;
+  while (!cutover_error_.empty() && !deadline.passed() && sleep_for(pause, cutover_over_)) {
+    pause = std::min(pause * 2, kCutoverLongest);
+    MutexLock lock(cutover_mu_);
+    if (cutover_over_.cancelled()) return;
+    auto r = services_.cutover->commit(cutover_);
+    cutover_error_ = r ? "" : r.error().message();
+    if (r) TS_LOG_INFO("mig={} phase=commit cutover done", id_);
+  }
+  if (!cutover_error_.empty()) TS_LOG_ERROR("mig={} phase=commit cutover, given up: {}", id_, cutover_error_);
+}
+
+void DestinationMove::leaves(const std::string& engine_id) {
+  {
+    MutexLock lock(mu_);
+    if (state_ != State::kRunning || !staged_ || staged_->id != engine_id) return;
+  }
+  cutover_over_.cancel("the container leaves, or the daemon ends");
+  MutexLock lock(cutover_mu_);  // one that runs is waited for
 }
 
 // ---- memory
@@ -169,6 +203,7 @@ void DestinationMove::memory_lost(const Error& error) {
 }
 
 Result<peer::Reply> DestinationMove::fill(const peer::FillRequest& request) {
+  TS_TRY(fault::at("destination.follow"));
   if (!memory_) return fail(Errc::kPeerProtocol, "this move has no pages of its own");
   renew();
   peer::Reply reply;
@@ -202,19 +237,24 @@ void DestinationMove::finish_running() {
   if (wanted_.new_address) services_.passing.succeeds(staged_->id, cutover_.home, cutover_.home_id);
   services_.passing.remove(staged_->id);
   take_over_entries();
+  fault::pass("destination.cleanup.before-decide");
   if (auto r = services_.store->decide(id_, state::Decision::kCommit); !r)
     TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  fault::pass("destination.cleanup.decided");
   if (!wanted_.new_address) services_.cutover->arrived(cutover_);
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
+  repeat_cutover();
   if (memory_ && !wait_filled()) return;
+  fault::pass("destination.cleanup.filled");
   tmpfs_ = {};
   (void)sys::remove_tree(layers_dir_);
   services_.reservations.release(id_);
   reserved_ = false;
   auto lost = this->lost();
   record(lost.empty() ? "done" : "failed", lost.empty() ? cutover_error_ : lost);
+  fault::pass("destination.cleanup.recorded");
   // A source that follows must find this move until it knows that it may end its own processes.
   if (memory_) memory_->wait_source_told(Deadline::in(kSourceLimit), cancel_);
   MutexLock lock(mu_);
@@ -237,7 +277,9 @@ Result<> DestinationMove::abort(const std::string& reason) {
     state_ = State::kAborted;
   }
   TS_LOG_INFO("mig={} role=destination aborted: {}", id_, reason);
+  fault::pass("destination.abort");
   undo();
+  fault::pass("destination.abort.undone");
   record("rolled-back", reason);
   MutexLock lock(mu_);
   undone_ = true;
@@ -253,6 +295,7 @@ void DestinationMove::undo() {
   } else if (gate_) {
     gate_->abort(cancel_.reason());
   }
+  fault::pass("destination.abort.dead");
   engine_thread_.join();
   arrival_thread_.join();
   if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
@@ -268,8 +311,8 @@ void DestinationMove::undo() {
     round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
     round->thread.join();
   }
+  if (staging_) discard();
   if (staged_) {
-    discard();
     services_.passing.remove(staged_->id);
     gate_.reset();
     gate::remove_gate(staged_->id);
@@ -283,10 +326,11 @@ void DestinationMove::undo() {
 }
 
 void DestinationMove::discard() {
-  auto r = engine_->discard(staged_->id, Deadline::in(kDiscardLimit));
+  auto deadline = Deadline::in(kDiscardLimit);
+  auto r = staged_ ? engine_->discard(staged_->id, deadline) : engine_->discard_arrival(wanted_, deadline);
   MutexLock lock(mu_);
   if (!r && !discard_again_)
-    TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, staged_->id, r.error().message());
+    TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, wanted_.name, r.error().message());
   discard_again_ = !r;
   discard_tried_ = Clock::now();
 }
@@ -357,6 +401,7 @@ void DestinationMove::ask_source(const Cancel& cancel) {
   peer::Request request;
   request.mutable_decision()->set_move_id(id_);
   while (!cancel.cancelled()) {
+    fault::pass("destination.ask");
     auto ask = [&]() -> Result<peer::Decision> {
       TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(source_));
       auto deadline = Deadline::in(milliseconds(5000));

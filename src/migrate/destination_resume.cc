@@ -1,4 +1,5 @@
 // A destination's move after a kill -9 of the daemon: what it leaves, and how the next daemon takes it up.
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/wall_clock.h"
 #include "migrate/convert.h"
@@ -19,10 +20,12 @@ Result<> DestinationMove::save() const {
   facts.mutable_container()->set_home_id(cutover_.home_id);
   for (const auto& port : exposed_) *facts.mutable_container()->add_exposed() = port;
   put_addresses(new_addresses_, *facts.mutable_new_addresses());
-  facts.mutable_staged()->set_id(staged_->id);
-  facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
-  facts.mutable_staged()->set_rootfs(staged_->rootfs);
-  facts.mutable_staged()->set_rootfs_kind(staged_->rootfs_kind);
+  if (staged_) {
+    facts.mutable_staged()->set_id(staged_->id);
+    facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
+    facts.mutable_staged()->set_rootfs(staged_->rootfs);
+    facts.mutable_staged()->set_rootfs_kind(staged_->rootfs_kind);
+  }
   facts.set_started_ms(started_ms_);
   facts.set_live_memory(memory_ != nullptr);
   {
@@ -48,6 +51,12 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   TS_TRY_ASSIGN(wanted_, from_facts(facts.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
   started_ms_ = facts.started_ms();
+  wanted_.arrival = id_;
+  staging_ = true;
+  if (!facts.has_staged()) {
+    TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
+    return {};
+  }
   const auto& s = facts.staged();
   staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind()};
   services_.passing.put(staged_->id);
@@ -86,12 +95,15 @@ void DestinationMove::take_up_memory() {
 }
 
 void DestinationMove::go_on() {
-  if (state_text() == "staged") return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
+  fault::pass("destination.resume");
+  if (state_text() == "staged" || state_text() == "reserved")
+    return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
   auto decision = services_.store->decision(id_);
   if (decision && *decision == state::Decision::kCommit) {
     // It was written after the release.
     TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
                 lost().empty() ? "is being filled" : lost());
+    if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
     MutexLock lock(mu_);
     state_ = State::kRunning;  // it was before
     finish_thread_ = Thread("finish", [this] { finish_running(); });

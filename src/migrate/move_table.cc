@@ -72,6 +72,7 @@ Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
       TS_LOG_DEBUG("mig={} journal: {}", id, r.error().message());
   };
   entry->move = std::make_unique<SourceMove>(services_, std::move(request), sink, cancel);
+  for (const auto& move : destinations()) move->leaves(found.container.id);
   MutexLock lock(mu_);
   TS_TRY(check_not_moving(entry->container));
   auto& kept = *(sources_[id] = std::move(entry));
@@ -81,6 +82,8 @@ Result<MoveTable::Started> MoveTable::start(SourceRequest request) {
 
 void MoveTable::run_source(SourceEntry& entry) {
   entry.move->run();
+  auto rest = entry.move->take_rest();
+  if (rest) go_on_with(entry.move->id(), std::move(*rest));
   {
     MutexLock lock(mu_);
     entry.ended = true;
@@ -91,6 +94,15 @@ void MoveTable::run_source(SourceEntry& entry) {
   entry.move->end_late();
   MutexLock lock(mu_);
   entry.buried = true;
+}
+
+// The destination did not hear of the decision, or did not say that it has all memory: forward all the same, for as
+// long as it takes, and nobody waits for it.
+void MoveTable::go_on_with(const std::string& move_id, journal::Leaving facts) {
+  auto resumed = ResumedSource::start(services_, move_id, std::move(facts));
+  if (!resumed) return TS_LOG_ERROR("mig={} cannot be gone on with: {}", move_id, resumed.error().message());
+  MutexLock lock(mu_);
+  resumed_[move_id] = std::move(*resumed);
 }
 
 Result<bool> MoveTable::cancel(const std::string& move_id, const std::string& reason) {
@@ -256,6 +268,7 @@ void MoveTable::housekeeping() {
         it = destinations_.erase(it);
       }
     }
+    services_.unrecorded.retry(*services_.store);
     for (const auto& move : destinations()) {
       move->renew_if_busy();
       move->retry_undo();

@@ -61,6 +61,7 @@ class MoveTable {
     Thread thread;
   };
   void run_source(SourceEntry& entry);
+  void go_on_with(const std::string& move_id, journal::Leaving facts);
   void housekeeping();
   Result<> check_not_moving(const std::string& container) const REQUIRES(mu_);
 

@@ -1,5 +1,6 @@
 #include "migrate/resumed_source.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/wall_clock.h"
 #include "criu/rescue.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kForgetLimit{30'000};
+constexpr milliseconds kForgetEvery{2'000};
 constexpr milliseconds kEndLimit{10'000};
 constexpr milliseconds kTellEvery{500};
 constexpr milliseconds kConnectionsEnd{400};
@@ -94,15 +96,19 @@ bool ResumedSource::tasks_live() const {
 void ResumedSource::run() {
   TS_LOG_INFO("recovery: mig={} role=source committed: {} belongs to {}{}", id_, facts_.container(), facts_.peer(),
               facts_.post_copy() ? ", which still needs its memory" : "");
+  fault::pass("source.resume");
   // In post-copy nothing ends before the destination has all pages; otherwise first of all the old copy.
   Result<> outcome = facts_.post_copy() ? push_pages() : end_tasks();
   if (end_.cancelled()) return;
   if (resolved_) outcome = {};
   if (outcome) outcome = facts_.post_copy() ? end_tasks() : tell_commit();
   if (end_.cancelled()) return;
+  fault::pass("source.resume.told");
   if (outcome) lead_to_destination();
   if (outcome) forget();
+  if (end_.cancelled()) return;
   directory_ = {};
+  fault::pass("source.resume.before-record");
   record(outcome);
   ended_ = true;
 }
@@ -224,9 +230,13 @@ void ResumedSource::lead_to_destination() {
 }
 
 void ResumedSource::forget() {
-  if (auto engine = services_.engine(facts_.engine()); engine) {
+  // An engine may not be able to now: its disk is full, or it is being started again.
+  auto deadline = Deadline::in(kPatience);
+  for (auto engine = services_.engine(facts_.engine()); engine;) {
     auto r = (*engine)->forget(facts_.container_id(), facts_.keep_source(), Deadline::in(kForgetLimit));
-    if (!r) TS_LOG_WARN("recovery: mig={} the stopped source container: {}", id_, r.error().message());
+    if (r) break;
+    TS_LOG_WARN("recovery: mig={} the stopped source container: {}", id_, r.error().message());
+    if (deadline.passed() || !sleep_for(kForgetEvery, end_)) break;
   }
   (void)network::remove_moved_connections(facts_.container_id());
 }
@@ -237,12 +247,12 @@ void ResumedSource::record(const Result<>& outcome) {
   else
     TS_LOG_INFO("recovery: mig={} {} runs on {}", id_, facts_.container(), facts_.peer());
   auto move = services_.store->move(id_);
-  if (!move) return;
+  if (!move || move->ended_ms != 0) return;  // only its container was left
   move->state = outcome ? "done" : "failed";
   move->error = outcome ? "" : outcome.error().message();
   move->summary.clear();
   move->ended_ms = unix_ms_now();
-  if (auto r = services_.store->put_move(*move, true); !r) TS_LOG_ERROR("mig={} journal: {}", id_, r.error().message());
+  (void)services_.unrecorded.put(*services_.store, *move);
 }
 
 }  // namespace transship::migrate

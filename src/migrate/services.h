@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "migrate/arrival_policy.h"
 #include "migrate/passing.h"
+#include "migrate/unrecorded.h"
 #include "network/cutover.h"
 #include "plan/reservations.h"
 #include "state/store.h"
@@ -51,6 +52,7 @@ struct Services {
   plan::ReservationBook reservations{};
   Passing passing{};
   PolicyBook policy{};
+  Unrecorded unrecorded{};
   EntryHandover* entries = nullptr;  // set once, before the first move
   MovingListener* moving = nullptr;  // set before anything moves; may stay null
 

@@ -1,11 +1,13 @@
 // Phases I and II of the source, the phase list, and how a move ends.
 #include "migrate/source.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/resume_file.h"
 #include "storage/image.h"
 
 namespace transship::migrate {
@@ -40,6 +42,24 @@ SourceMove::SourceMove(Services& services, SourceRequest request, Reporter::Sink
 SourceMove::~SourceMove() {
   services_.passing.remove(planned_.survey.container.id);
   if (leaving_.cancelled()) tmpfs_.keep();
+}
+
+std::optional<journal::Leaving> SourceMove::take_rest() {
+  if (!unfinished_ || leaving_.cancelled()) return std::nullopt;
+  auto file = read_resume_file(directory_);
+  if (!file || !file->has_leaving()) {
+    // The decision itself could not be written, or confirmed.
+    (void)record("in doubt", file ? "what is left to do is not known" : file.error().message(), "");
+    return std::nullopt;
+  }
+  notice_.reset();
+  hold_.reset();
+  session_.reset();
+  lanes_.reset();
+  dump_.reset();  // in post-copy the tasks stay frozen
+  shut_.reset();
+  tmpfs_.keep();
+  return file->leaving();
 }
 
 std::string SourceMove::container() const {
@@ -149,6 +169,7 @@ double SourceMove::link_bits_per_second() const {
 // ---- Phase I
 
 Result<> SourceMove::plan() {
+  TS_TRY(fault::at("source.plan"));
   TS_TRY_ASSIGN(wire::PeerTarget target, services_.peer(request_.peer));
   auto session = PeerSession::connect(services_.identity, target, services_.settings.node,
                                       Deadline::in(milliseconds(10'000)), cancel_);
@@ -183,6 +204,7 @@ Result<> SourceMove::plan() {
 }
 
 Result<> SourceMove::reserve() {
+  TS_TRY(fault::at("source.reserve"));
   session_->keep_alive(services_.settings.reservation_ttl / 3);
   peer::Request request;
   auto& r = *request.mutable_reserve();
@@ -217,6 +239,7 @@ Result<> SourceMove::reserve() {
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   lane_token_ = reply.reserved().lane_token();
+  TS_TRY(fault::at("source.reserve.answered"));
   wire::LaneOptions options;
   options.lanes = services_.settings.lanes;
   options.max_bytes_per_second = planned_.max_bits_per_second / 8;
@@ -244,6 +267,7 @@ void SourceMove::undo_reserve() {
 // ---- Phase II
 
 Result<> SourceMove::prepare() {
+  TS_TRY(fault::at("source.prepare"));
   peer::Request request;
   request.mutable_prepare();
   for (int tries = 0;; ++tries) {
@@ -370,6 +394,7 @@ Result<> SourceMove::send_rootfs_round(bool last) {
 }
 
 Result<> SourceMove::copy_rootfs() {
+  TS_TRY(fault::at("source.rootfs"));
   round_ = 0;
   TS_TRY(send_rootfs_round(false));
   TS_TRY(lanes_->flush(Deadline::in(kRoundLimit)));
@@ -416,12 +441,11 @@ Result<> SourceMove::record(const std::string& state, const std::string& error, 
   move.ended_ms = state == "running" ? 0 : unix_ms_now();
   move.error = error;
   move.summary = summary;
-  auto written = services_.store->put_move(move, false);
-  if (!written) TS_LOG_WARN("mig={} journal: {}", id(), written.error().message());
-  return written;
+  return services_.unrecorded.put(*services_.store, move);
 }
 
 void SourceMove::report_end(const PhaseOutcome& outcome) {
+  fault::pass("source.end.before-record");
   if (!outcome.result) return report_failure(outcome);
   reporter_.end_phase();
   local::MoveEvent event;
@@ -473,17 +497,17 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   f.set_committed(decided);
   bool running = false;
   if (decided) {
-    f.set_source_state(fmt::format("the move is decided: {} belongs to {} now, which asks for the decision by itself",
-                                   container(), request_.peer));
+    f.set_source_state(
+        fmt::format("the move is decided: {} belongs to {} now; what is left is done as soon as it answers",
+                    container(), request_.peer));
   } else {
     f.set_source_state(source_state(running));
   }
   f.set_source_running(running);
   TS_LOG_ERROR("mig={} phase={} failed: {} ({})", id(), outcome.failed, error.message(), f.source_state());
-  std::string state = decided ? "in doubt" : cancel_.cancelled() ? "cancelled" : "rolled-back";
-  // Left to the next daemon it is not over.
-  if (decided && leaving_.cancelled()) state = "running";
-  (void)record(state, error.message(), "");
+  unfinished_ = decided;
+  // Left to another object, or to the next daemon, it is not over.
+  (void)record(decided ? "running" : cancel_.cancelled() ? "cancelled" : "rolled-back", error.message(), "");
   reporter_.emit(std::move(event));
 }
 

@@ -22,6 +22,7 @@
 #include "network/hold.h"
 #include "network/moved_connections.h"
 #include "network/old_connections.h"
+#include "proto/journal.pb.h"
 #include "storage/tree_delta.h"
 #include "sys/file.h"
 #include "sys/urgent.h"
@@ -53,6 +54,9 @@ class SourceMove {
   bool cancel(const std::string& reason);
   // The daemon ends, and the move is committed: what is still to be done is left to the next daemon.
   void leave() { leaving_.cancel("the daemon ends"); }
+  // After run(), when the move is decided and something is left to do: what another object can go on with. This one
+  // then leaves the move's directory alone.
+  std::optional<journal::Leaving> take_rest();
   // Ends the forwarding of late packets before its time: the container comes back to this node.
   // Late packets are not passed on any more.
   void end_late() { services_.cutover->gone(cutover_); }
@@ -77,6 +81,7 @@ class SourceMove {
   Result<> copy_rootfs();
   Result<> send_rootfs_round(bool last);
   Result<> get_ready();
+  Result<> hold_restarts();
   void undo_ready();
   Result<> copy_memory();
   Result<> copy_in_images();
@@ -172,6 +177,7 @@ class SourceMove {
   bool live_ = false;                                    // memory does not travel in CRIU's images
   bool follow_ = false;                                  // post-copy: memory follows after the commit
   bool confirmed_ = false;                               // the destination knows of the commit
+  bool unfinished_ = false;                              // decided, and not everything is done
   bool offered_ = false;                                 // to the entries, that the destination may be the next home
   std::optional<Cancel> memory_cancel_ GUARDED_BY(mu_);  // fires with cancel_, and when the freeze is undone
   std::unique_ptr<LiveMemory> memory_;

@@ -1,4 +1,5 @@
 // Phase II of the source, its memory: rounds, and the destination made ready meanwhile.
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/oci_bundle.h"
@@ -15,6 +16,7 @@ constexpr milliseconds kFollowPatience{60 * 60'000};
 }  // namespace
 
 Result<> SourceMove::copy_memory() {
+  TS_TRY(fault::at("source.memory"));
   if (!live_) return copy_in_images();
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   LiveMemory::Settings settings;
@@ -115,6 +117,7 @@ void SourceMove::notice_begins() {
 }
 
 Result<> SourceMove::arm() {
+  TS_TRY(fault::at("source.memory.arm"));
   if (!dump_) TS_TRY(start_dump());
   peer::Request request;
   request.mutable_arm();
@@ -232,11 +235,13 @@ Result<> SourceMove::confirm_commit(PeerSession& session) {
 
 // The container runs on the destination and its memory is here. Nothing may end before the destination has all of it.
 Result<> SourceMove::follow() {
+  fault::pass("source.follow");
   if (!follow_) return {};
   if (!confirmed_) pusher_->stop();  // the next link begins with it
   TS_TRY_CTX(pusher_->run(kFollowPatience, leaving_),
              fmt::format("{} runs on {}, and a part of its memory is still on {}: the frozen processes here are kept",
                          container(), request_.peer, services_.settings.node));
+  fault::pass("source.follow.filled");
   followed_ = pusher_->sent();
   end_source_tasks();
   return {};

@@ -1,6 +1,7 @@
 // Phase III of the source: freeze, dump, transfer, and the one decision.
 #include <sys/resource.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/oci_bundle.h"
@@ -20,8 +21,9 @@ namespace {
 constexpr milliseconds kCallLimit{30'000};
 constexpr milliseconds kRoundLimit{60 * 60'000};
 constexpr milliseconds kForgetLimit{30'000};
-// How long a decision that the destination has not confirmed is told to it again; it asks by itself as well.
-constexpr milliseconds kTellLimit{60'000};
+// How long the user waits for a destination that does not confirm the decision. It is told on (MoveTable::go_on_with),
+// and asks by itself as well.
+constexpr milliseconds kTellLimit{20'000};
 constexpr milliseconds kTellEvery{500};
 
 }  // namespace
@@ -36,6 +38,7 @@ Result<> SourceMove::send_chunk(uint8_t kind, const std::string& name, uint64_t 
 
 // Everything that takes time and can be done while the container still runs.
 Result<> SourceMove::get_ready() {
+  TS_TRY(fault::at("source.ready"));
   const auto& container = planned_.survey.container;
   TS_TRY(sys::make_dirs(services_.settings.run_dir + "/moves"));
   TS_TRY_ASSIGN(uint64_t memory, sys::memory_available());
@@ -44,10 +47,7 @@ Result<> SourceMove::get_ready() {
   TS_TRY(sys::make_dirs(directory_ + "/work"));
   TS_TRY(sys::make_dirs(directory_ + "/spare"));
   breakpoints_ = sys::hold_breakpoints();
-  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->restarts(container.id));
-  // Written down first: a daemon that comes after this one puts them back.
-  TS_TRY_CTX(enter(SourceState::kCopying), "write the journal");
-  TS_TRY(planned_.survey.engine->hold_restarts(container.id));
+  TS_TRY(hold_restarts());
   std::vector<std::string> addresses;
   for (const auto& a : container.addresses) addresses.push_back(a.ip);
   if (!addresses.empty()) {
@@ -75,6 +75,16 @@ Result<> SourceMove::get_ready() {
   return {};
 }
 
+// A daemon that comes after this one puts them back, so what they are is written down before they are held.
+Result<> SourceMove::hold_restarts() {
+  const auto& container = planned_.survey.container;
+  TS_TRY(fault::at("source.ready.before-record"));
+  TS_TRY_ASSIGN(restarts_held_, planned_.survey.engine->restarts(container.id));
+  TS_TRY_CTX(enter(SourceState::kCopying), "write the journal");
+  TS_TRY(planned_.survey.engine->hold_restarts(container.id));
+  return fault::at("source.ready.recorded");
+}
+
 void SourceMove::undo_ready() {
   withdraw_entries();
   notice_.reset();
@@ -95,6 +105,7 @@ void SourceMove::undo_ready() {
 // ---- the gap begins
 
 Result<> SourceMove::freeze_and_dump() {
+  TS_TRY(fault::at("source.dump"));
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   notice_begins();
@@ -112,6 +123,7 @@ Result<> SourceMove::freeze_and_dump() {
   }
   // In CRIU's place, which takes longer, and again for the restore.
   TS_TRY_ASSIGN(shut_, ShutNetwork::shut(planned_.survey.container.pid));
+  TS_TRY(fault::at("source.dump.frozen"));
   keep_unread();
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = finish_rootfs(); });
@@ -162,10 +174,12 @@ void SourceMove::undo_freeze() {
   give_connections_back();
   // First of all the container runs again.
   bool ready_told = reserved_;
+  fault::pass("source.undo.before-abort");
   if (ready_told) {
     if (auto r = services_.store->decide(id(), state::Decision::kAbort); !r)
       TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
   }
+  fault::pass("source.undo.aborted");
   if (shut_) {
     if (auto r = shut_->open(); !r) TS_LOG_ERROR("mig={} open the network: {}", id(), r.error().message());
     shut_.reset();
@@ -178,6 +192,7 @@ void SourceMove::undo_freeze() {
     if (auto r = cgroup->thaw(Deadline::in(milliseconds(2000))); !r)
       TS_LOG_ERROR("mig={} {}", id(), r.error().message());
   }
+  fault::pass("source.undo.thawed");
   if (hold_) {
     if (auto r = hold_->deliver_here(); !r) TS_LOG_WARN("mig={} deliver held packets: {}", id(), r.error().message());
   }
@@ -187,6 +202,7 @@ void SourceMove::undo_freeze() {
 }
 
 Result<> SourceMove::transfer() {
+  TS_TRY(fault::at("source.transfer"));
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
   reporter_.gap_part("rootfs");
@@ -212,6 +228,7 @@ Result<> SourceMove::transfer() {
 }
 
 Result<> SourceMove::restore() {
+  TS_TRY(fault::at("source.restore"));
   peer::Request request;
   auto& r = *request.mutable_restore();
   r.set_post_copy(follow_);
@@ -232,6 +249,7 @@ Result<> SourceMove::restore() {
   if (request_.new_address) take_connections();
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
+  TS_TRY(fault::at("source.restore.parked"));
   taking_thread_.join();
   cutover_.new_addresses.assign(parked_.addresses().begin(), parked_.addresses().end());
   reporter_.gap_part("restore");
@@ -246,18 +264,22 @@ Result<> SourceMove::restore() {
 // ---- the decision
 
 Result<> SourceMove::commit() {
+  TS_TRY(fault::at("source.commit"));
   {
     MutexLock lock(mu_);
     TS_TRY(cancel_.check());
     decided_ = true;
   }
-  if (auto r = save(); !r) {
+  auto saved = save();
+  if (saved) saved = fault::at("source.commit.before-decide");
+  if (!saved) {
     MutexLock lock(mu_);
     decided_ = false;
-    return r;
+    return saved;
   }
   // On disk before anything acts on it: from here on it is committed, whoever asks.
   if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
+  fault::pass("source.commit.decided");
   // In post-copy the tasks live on after this, for their memory: however this process ends, they must not run again.
   dump_->keep_frozen();
   reporter_.gap_part("decide");
@@ -310,12 +332,15 @@ Result<> SourceMove::decision_unknown(const Error& error) {
 }
 
 Result<> SourceMove::release() {
+  fault::pass("source.release");
   // A task with SIGKILL pending runs no user code any more, whatever becomes of CRIU: only now may the other side be
   // told. In post-copy their memory is still needed: CRIU and the cgroup both hold them.
   services_.passing.leave(planned_.survey.container.id, false);
   // With a new address it is their sockets: the next daemon must find them, should this one be killed.
   if (!follow_ && !request_.new_address) kill_source_tasks();
+  fault::pass("source.release.killed");
   auto told = tell_commit();
+  fault::pass("source.release.told");
   reporter_.gap_ends("release");
   urgent_.reset();
   if (!request_.new_address) lead_to_destination(told.has_value());
@@ -391,16 +416,22 @@ Result<> SourceMove::tell_commit() {
 }
 
 Result<> SourceMove::cleanup() {
+  fault::pass("source.cleanup");
   services_.cutover->settled(cutover_);
   if (offered_) services_.entries->settle(cutover_);
   notice_.reset();
   session_.reset();
   dump_.reset();
   breakpoints_.reset();
-  tmpfs_ = {};
   auto& survey = planned_.survey;
-  if (auto r = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit)); !r)
-    warnings_.push_back(fmt::format("the stopped source container was not removed: {}", r.error().message()));
+  auto forgotten = survey.engine->forget(survey.container.id, request_.keep_source, Deadline::in(kForgetLimit));
+  if (!forgotten)
+    warnings_.push_back(
+        fmt::format("the stopped source container was not removed yet: {}", forgotten.error().message()));
+  // What goes on with it (take_rest) finds what it needs in there.
+  unfinished_ = !forgotten;
+  if (forgotten) tmpfs_ = {};
+  fault::pass("source.cleanup.forgotten");
   services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);
   (void)sys::remove_tree(layers_dir_);

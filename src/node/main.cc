@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/thread.h"
@@ -44,6 +45,8 @@ Result<std::vector<std::unique_ptr<engine::Engine>>> make_engines(const Config& 
     options.socket = config.podman_socket;
     options.program = config.podman_program;
     options.run_dir = config.run_dir;
+    options.runc = config.runc_program;
+    options.runc_root = config.runc_root;
     auto podman = engine::make_podman_engine(options);
     // A node without Podman can still move bundles; `transship node info` says what is wrong.
     if (podman)
@@ -273,6 +276,20 @@ int complain(const Error& error) {
   return error.code() == Errc::kInvalidArgument ? 2 : 1;
 }
 
+int list_fault_points() {
+  for (const auto& point : fault::kPoints)
+    fmt::print("{} {}\n", point.name, point.can_fail ? "stall fail die" : "stall die");
+  return 0;
+}
+
+// For tests. Before threads.
+Result<> enable_fault_points() {
+  TS_TRY(fault::enable());
+  if (!fault::directory().empty())
+    TS_LOG_WARN("fault points are on: whoever may write to {} can stop or kill this daemon", fault::directory());
+  return {};
+}
+
 int check_config(const Config& config, const plan::PolicySet& policy) {
   // The daemon would not start without its hook.
   if (auto cutover = make_cutover(config); !cutover) return complain(cutover.error());
@@ -289,8 +306,10 @@ int run(int argc, char** argv) {
   CLI::App app("Transship's node daemon: moves running containers to and from this host.", "transshipd");
   std::string path = "/etc/transship/transshipd.toml";
   bool check = false;
+  bool points = false;
   auto* file = app.add_option("--config", path, "configuration file")->capture_default_str();
   app.add_flag("--check-config", check, "check the configuration and the policy, print every value in force, and end");
+  app.add_flag("--fault-points", points, "list the fault points, for tests (docs/failure-model.md), and end");
   app.set_version_flag("--version", std::string("transshipd ") + wire::kProgramVersion);
   app.footer("Exit codes: 0 ended on SIGTERM or SIGINT, 1 failed, 2 wrong usage or configuration.");
   try {
@@ -298,6 +317,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  if (points) return list_fault_points();
   auto config = load_config(path, file->count() > 0);
   if (!config) return complain(config.error());
   auto policy = policy_of(*config);
@@ -305,6 +325,7 @@ int run(int argc, char** argv) {
   if (check) return check_config(*config, *policy);
   if (::geteuid() != 0) return complain(Error(Errc::kRefused, "transshipd must run as root"));
   init_logging(config->log_level.c_str());
+  if (auto r = enable_fault_points(); !r) return complain(r.error());
   ::umask(0077);
   sys::reserve_descriptors(kDescriptors);
   auto signals = block_signals();

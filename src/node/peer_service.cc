@@ -1,5 +1,6 @@
 #include "node/peer_service.h"
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "migrate/entry_handover.h"
 #include "migrate/planner.h"
@@ -83,6 +84,7 @@ class ControlSession {
     return reply;
   }
   Result<peer::Reply> judge(const peer::JudgeRequest& request) {
+    TS_TRY(fault::at("destination.plan"));
     peer::Reply reply;
     TS_TRY_ASSIGN(*reply.mutable_judge(), migrate::judge(services_, peer_.name, request));
     return reply;

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# build and demo. Sourced by inside.sh.
+# build, demo and faults. Sourced by inside.sh.
 
 check_preset() {
   case $1 in
@@ -52,4 +52,22 @@ demo_verb() {
   [[ ${1:-} != -- ]] || shift
   build release
   exec python3 lab/demo.py "$@"
+}
+
+faults_verb() {
+  local preset=release words=()
+  while (($#)); do
+    case $1 in
+      --preset) preset=${2:?--preset needs a name} && shift 2 ;;
+      --preset=*) preset=${1#*=} && shift ;;
+      --) shift ;;
+      *) words+=("$1") && shift ;;
+    esac
+  done
+  check_preset "$preset"
+  local programs
+  mapfile -t programs < <(PYTHONPATH=lab python3 -c 'from faultkit.stage import NEEDED; print(*NEEDED, sep="\n")')
+  ((${#programs[@]})) || fail "lab/faultkit/stage.py does not say which programs it needs"
+  build "$preset" "${programs[@]}"
+  TRANSSHIP_BUILD=/src/build/$preset exec python3 lab/faults.py "${words[@]}"
 }

@@ -10,6 +10,7 @@ help_all() {
   test     unit tests, layer check, tests of the tools, the model, integration tests; ends with the totals
   model    the model of a move's decision, every state of it
   demo     a Redis in use moves between two lab hosts and back
+  faults   moves while daemons die, links break and disks fill up; nothing may get lost
   bench    moves compared with what other tools do; speed of our own parts
   lab      the lab of hosts in namespaces: up, down, exec, status, shape
   shell    a shell inside the root, or one command
@@ -58,6 +59,17 @@ that must hold is violated, or a deliberate mistake is not found. NAME: only che
 TEXT
     demo) cat <<'TEXT' ;;
 ./dev demo [ARGS...]    builds, then runs lab/demo.py ARGS (./dev demo -- --help shows its own options)
+TEXT
+    faults) cat <<'TEXT' ;;
+./dev faults [--runs N] [--seed S] [--only N] [--every-point] [--json FILE] [--preset NAME]
+
+Builds, then moves a container under load to and fro between two lab hosts while things fail at random: daemons, CRIU, runc,
+the runtime at the gate, the pager and the engine's monitor are killed, the link is cut (also one way), delayed, disks fill up,
+a daemon stands still for longer than every limit, its clock jumps, Podman's services are started anew. What fails, where and
+when is drawn from the seed. After each run exactly one copy runs, every acknowledged write is there, and nothing is left.
+
+A failing run says where its logs are and how to run it again. The last line is one JSON object with the totals. --every-point goes
+through all fault points of docs/failure-model.md instead. ./dev faults -- --help shows all options.
 TEXT
     bench) cat <<'TEXT' ;;
 ./dev bench move [OPTIONS]     builds, then moves a Redis in use with Transship, Podman's archive, runc + rsync and CRIU's

@@ -32,6 +32,7 @@ case $verb in
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
   model) exec python3 model/check.py "$@" ;;
   demo) demo_verb "$@" ;;
+  faults) faults_verb "$@" ;;
   bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;
   lint) lint_verb "$@" ;;
