@@ -218,7 +218,8 @@ class RoundApplier {
     if (::fchownat(dir, name.c_str(), static_cast<uid_t>(e.uid), static_cast<gid_t>(e.gid), AT_SYMLINK_NOFOLLOW) != 0)
       return fail_errno(errno, "set owner {}:{}", e.uid, e.gid);
     TS_TRY(replace_xattrs(proc_path(dir, name), e.xattrs));
-    if (!S_ISLNK(e.mode) && ::fchmodat(dir, name.c_str(), e.mode & 07777U, 0) != 0)
+    // Not following: what was made a moment ago may be a link of somebody else's by now.
+    if (!S_ISLNK(e.mode) && ::fchmodat(dir, name.c_str(), e.mode & 07777U, AT_SYMLINK_NOFOLLOW) != 0)
       return fail_errno(errno, "set mode {:o}", e.mode & 07777U);
     if (S_ISDIR(e.mode)) {
       directory_times_.insert_or_assign(e.path, Times{e.atime, e.mtime});
