@@ -21,6 +21,8 @@ readonly JOBS
 . tools/dev/test.sh
 # shellcheck source=tools/dev/bench.sh
 . tools/dev/bench.sh
+# shellcheck source=tools/dev/fuzz.sh
+. tools/dev/fuzz.sh
 # shellcheck source=tools/dev/style.sh
 . tools/dev/style.sh
 
@@ -30,6 +32,7 @@ case $verb in
   build) build_verb "$@" ;;
   test) test_verb "$@" ;;
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
+  fuzz) fuzz_verb "$@" ;;
   demo) demo_verb "$@" ;;
   bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;
