@@ -1,8 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <sstream>
 
 #include "base/cancel.h"
 #include "base/fd.h"
+#include "base/log_format.h"
 #include "base/result.h"
 #include "base/text.h"
 #include "base/thread.h"
@@ -24,6 +29,16 @@ TEST(Result, KeepsErrnoAndContext) {
   EXPECT_EQ(r.error().code(), Errc::kNotFound);
   auto e = std::move(r).error().context("read config");
   EXPECT_THAT(e.message(), testing::StartsWith("read config: open /no/such/file: No such file"));
+}
+
+// Names and messages of other nodes get into the log.
+TEST(Log, NothingInALineBeginsAnotherOne) {
+  std::ostringstream out;
+  auto sink = std::make_shared<spdlog::sinks::ostream_sink_st>(out);
+  sink->set_formatter(log_formatter());
+  spdlog::logger logger("test", sink);
+  logger.info("who={} ends", "a\nb\x1b[2Jg\xc3\xbc\x7f");
+  EXPECT_THAT(out.str(), testing::EndsWith(" info who=a\\x0ab\\x1b[2Jg\xc3\xbc\\x7f ends\n"));
 }
 
 TEST(Fd, MoveClosesTheOldOne) {

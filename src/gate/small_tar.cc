@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/fd.h"
@@ -255,10 +256,29 @@ std::string text(const char (&field)[N]) {
   return {field, ::strnlen(field, N)};
 }
 
-bool safe(const std::string& path) {
-  return path.starts_with("./") && path.find('\0') == std::string::npos &&
-         (path + "/").find("/../") == std::string::npos;
-}
+// Names as make_small_tar() writes them: each once, and behind the directory that it is in. So nothing is made by way
+// of a symbolic link, or in place of one, that came before it.
+class Names {
+ public:
+  bool add(const Entry& e) {
+    std::string_view name = e.path;
+    bool directory = e.type == '5';
+    if (directory != name.ends_with('/')) return false;
+    if (directory) name.remove_suffix(1);
+    auto slash = name.rfind('/');
+    auto last = slash == std::string_view::npos ? name : name.substr(slash + 1);
+    bool is_root = name == kRoot;
+    bool known_place = slash != std::string_view::npos && directories_.contains(std::string(name.substr(0, slash)));
+    if (!is_root && (last.empty() || last == "." || last == ".." || !known_place)) return false;
+    if (directory) directories_.emplace(name);
+    return names_.emplace(name).second;
+  }
+
+ private:
+  static constexpr std::string_view kRoot = ".";
+  std::set<std::string> names_;
+  std::set<std::string> directories_ = {std::string(kRoot)};
+};
 
 Result<Entry> entry_of(const Header& h) {
   uint64_t sum = 0;
@@ -279,19 +299,20 @@ Result<Entry> entry_of(const Header& h) {
           makedev(static_cast<unsigned>(*major_number), static_cast<unsigned>(*minor_number)),
           text(h.link),
           {}};
-  if (!safe(e.path) || h.prefix[0] != '\0' || std::string_view("023456").find(e.type) == std::string_view::npos ||
-      h.type == '\0')
+  if (h.prefix[0] != '\0' || std::string_view("023456").find(e.type) == std::string_view::npos || h.type == '\0')
     return refuse("a name or a kind of file that we do not write");
   return e;
 }
 
 Result<std::vector<Entry>> parse(std::string_view tar) {
   std::vector<Entry> entries;
+  Names names;
   for (size_t at = 0; at + kBlock <= tar.size();) {
     if (tar[at] == '\0') return entries;
     Header h;
     std::memcpy(&h, tar.data() + at, kBlock);
     TS_TRY_ASSIGN(Entry e, entry_of(h));
+    if (!names.add(e)) return refuse("a name that we do not write, or not there");
     auto size = get_octal(h.size);
     at += kBlock;
     if (!size || *size > tar.size() - at || entries.size() == kSmallTarEntries) return refuse("too much in it");

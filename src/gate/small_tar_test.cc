@@ -63,6 +63,45 @@ class SmallTarTest : public testing::Test {
   Result<> unpack(const std::string& archive) const {
     return unpack_small_tar(archive, open_file(to(), O_RDONLY | O_DIRECTORY)->get());
   }
+  struct Member {
+    std::string name;
+    char type;
+    std::string link = {};
+  };
+  // By somebody else's hands: a header for each, checksums that fit, one block of deflate that is not compressed.
+  static std::string archive_of(const std::vector<Member>& members) {
+    std::string tar;
+    for (const auto& m : members) {
+      std::string block(512, '\0');
+      auto put = [&](size_t at, std::string_view text) { block.replace(at, text.size(), text); };
+      put(0, m.name);
+      for (size_t at : {100U, 108U, 116U, 329U, 337U}) put(at, "0000755");
+      for (size_t at : {124U, 136U}) put(at, "00000000000");
+      put(156, std::string(1, m.type) + m.link);
+      put(257, std::string_view("ustar\00000", 8));
+      put(148, "        ");
+      unsigned sum = 0;
+      for (char c : block) sum += static_cast<unsigned char>(c);
+      put(148, fmt::format("{:06o}", sum) + std::string("\0 ", 2));
+      tar += block;
+    }
+    tar.append(1024, '\0');
+    uint32_t crc = ~0U;
+    for (char c : tar) {
+      crc ^= static_cast<unsigned char>(c);
+      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0xedb88320U : 0U);
+    }
+    std::string out("\x1f\x8b\x08\0\0\0\0\0\0\x03\1", 11);
+    auto put = [&out](uint32_t value, int bytes) {
+      for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
+    };
+    put(static_cast<uint32_t>(tar.size()), 2);
+    put(~static_cast<uint32_t>(tar.size()) & 0xffff, 2);
+    out += tar;
+    put(~crc, 4);
+    put(static_cast<uint32_t>(tar.size()), 4);
+    return out;
+  }
   std::string base_;
 };
 
@@ -100,6 +139,30 @@ TEST_F(SmallTarTest, LeavesTheRestToTheRealTar) {
   std::filesystem::remove(from() + "/two");
   std::ofstream(from() + "/" + std::string(120, 'n'));
   EXPECT_EQ(make().error().code(), Errc::kRefused);
+}
+
+// It comes in CRIU's images, from another host: a link in it must not lead the way for what follows.
+TEST_F(SmallTarTest, NothingIsMadeThroughALink) {
+  ASSERT_TRUE(unpack(archive_of({{"./", '5'}, {"./d/", '5'}, {"./d/f", '0'}, {"./l", '2', ".."}})));
+  std::filesystem::remove_all(to());
+  std::filesystem::create_directory(to());
+  auto outside = listing(from());
+  const std::vector<std::vector<Member>> hostile = {
+      {{"./l", '2', "../from"}, {"./l/new", '0'}},
+      {{"./l", '2', "../from"}, {"./l/", '5'}, {"./l/new", '0'}},
+      {{"./l/", '5'}, {"./l", '2', "../from"}, {"././l/new", '0'}},
+      {{"./l", '2', "../from"}, {"./l", '5'}},
+      {{"./d", '0'}, {"./d", '0'}},
+      {{"./no-such-directory/f", '0'}},
+      {{"./d/", '5'}, {"./d//f", '0'}},
+  };
+  for (const auto& members : hostile) {
+    auto r = unpack(archive_of(members));
+    ASSERT_FALSE(r) << members.back().name;
+    EXPECT_EQ(r.error().code(), Errc::kRefused) << members.back().name << ": " << r.error().message();
+    EXPECT_TRUE(std::filesystem::is_empty(to())) << members.back().name;
+  }
+  EXPECT_EQ(listing(from()), outside);
 }
 
 TEST_F(SmallTarTest, RefusesWhatItHasNotMade) {

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/sysmacros.h>
 
+#include <atomic>
 #include <filesystem>
 #include <random>
 
+#include "base/thread.h"
 #include "storage/archive.h"
 #include "storage/beneath.h"
 #include "storage/test_tree.h"
@@ -148,6 +150,24 @@ TEST_F(Hostile, AttributesThroughALink) {
   auto before = fs::status(box / "outside").permissions();
   auto e = of_mode("l", S_IFDIR | 0777);
   ASSERT_TRUE(apply({e}));
+  EXPECT_EQ(fs::status(box / "outside").permissions(), before);
+}
+
+// Somebody else may put a link where a file was made just now: another round, or the container once it runs.
+TEST_F(Hostile, AttributesThroughALinkThatComesInBetween) {
+  auto before = fs::status(box / "outside").permissions();
+  auto made = stream_of({of_mode("x", S_IFREG | 0777)});
+  std::atomic<bool> done = false;
+  Thread other("swap", [&] {
+    auto put = box / "root/x", link = box / "root/l";
+    for (; !done; fs::rename(link, put)) fs::create_symlink("../outside", link);
+  });
+  for (int i = 0; i < 3000; ++i) {
+    auto stream = made;
+    (void)apply_round(root.get(), stream, {}, never());
+  }
+  done = true;
+  other.join();
   EXPECT_EQ(fs::status(box / "outside").permissions(), before);
 }
 

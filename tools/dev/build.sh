@@ -3,8 +3,8 @@
 
 check_preset() {
   case $1 in
-    release | debug | clang | asan | tsan) ;;
-    *) usage_error "there is no preset '$1' (release, debug, clang, asan, tsan)" ;;
+    release | debug | clang | asan | tsan | fuzz) ;;
+    *) usage_error "there is no preset '$1' (release, debug, clang, asan, tsan, fuzz)" ;;
   esac
 }
 

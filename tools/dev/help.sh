@@ -18,6 +18,7 @@ help_all() {
   lint     clang-tidy, layer check, shellcheck, Python syntax
   asan     unit tests with address and undefined-behaviour sanitizers
   tsan     unit tests with the thread sanitizer
+  fuzz     random bytes for whatever reads what others wrote
   clean    remove what was built; with --all the caches too
 
 ./dev VERB --help tells more. Needs root on Debian 12, Debian 13 or Ubuntu 24.04.
@@ -38,7 +39,7 @@ TEXT
     build) cat <<'TEXT' ;;
 ./dev build [--preset NAME] [TARGET...]    compiles; default preset release
 
-Presets: release, debug, clang, asan, tsan. Results are in build/NAME; programs in build/NAME/bin.
+Presets: release, debug, clang, asan, tsan, fuzz. Results are in build/NAME; programs in build/NAME/bin.
 TEXT
     test) cat <<'TEXT' ;;
 ./dev test [--preset NAME] [--unit] [-k EXPR] [FILE...]    builds and runs the tests; default preset release
@@ -93,7 +94,7 @@ TEXT
 Changes outside /src vanish when it ends.
 TEXT
     fmt) cat <<'TEXT' ;;
-./dev fmt [--check] [FILE...]    formats our C++ (src, lab, tests); --check only reports
+./dev fmt [--check] [FILE...]    formats our C++ (src, fuzz, lab, tests); --check only reports
 TEXT
     lint) cat <<'TEXT' ;;
 ./dev lint [FILE...]    clang-tidy, layer check, shellcheck, Python syntax; with FILE... only clang-tidy on those
@@ -113,6 +114,14 @@ TEXT
   --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have it in them.
              Later arrivals on a host may find no address space for their page store: the sanitizer leaves 6 TiB, it maps 4
   -k EXPR    only tests whose name matches; with --moves a pytest expression, else a ctest regular expression
+TEXT
+    fuzz) cat <<'TEXT' ;;
+./dev fuzz [--seconds N] [--jobs N] [TARGET...]    builds the fuzz targets with libFuzzer and runs each of them, or those
+                                                   that are named, for N seconds (60), one at a time unless --jobs says more
+./dev fuzz --merge [TARGET...]                     puts the smallest inputs that reach most into fuzz/corpus
+
+An input that ends a target, leaks or takes longer than ten seconds is kept in build/fuzz/findings; then the exit code is 1.
+What is new is kept in build/fuzz/corpus for the next run. docs/fuzzing.md has the targets and what to do with a finding.
 TEXT
     clean) cat <<'TEXT' ;;
 ./dev clean [--all]    removes build/; with --all also the cached roots, compiler cache, lab state and images

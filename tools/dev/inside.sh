@@ -21,6 +21,8 @@ readonly JOBS
 . tools/dev/test.sh
 # shellcheck source=tools/dev/bench.sh
 . tools/dev/bench.sh
+# shellcheck source=tools/dev/fuzz.sh
+. tools/dev/fuzz.sh
 # shellcheck source=tools/dev/style.sh
 . tools/dev/style.sh
 
@@ -31,6 +33,7 @@ case $verb in
   test) test_verb "$@" ;;
   asan | tsan) sanitizer_verb "$verb" "$@" ;;
   model) exec python3 model/check.py "$@" ;;
+  fuzz) fuzz_verb "$@" ;;
   demo) demo_verb "$@" ;;
   faults) faults_verb "$@" ;;
   bench) bench_verb "$@" ;;

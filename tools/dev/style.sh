@@ -3,7 +3,7 @@
 
 # Our C++: tracked files and new ones that git does not ignore.
 cpp_files() {
-  find src lab tests -type f \( -name '*.cc' -o -name '*.h' \) -print0 2>/dev/null | sort -z
+  find src fuzz lab tests -type f \( -name '*.cc' -o -name '*.h' \) -print0 2>/dev/null | sort -z
 }
 
 fmt_verb() {
