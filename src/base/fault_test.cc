@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 class FaultPoint : public testing::Test {
  protected:
   void SetUp() override {
-    dir_ = testing::TempDir() + "fault-points";
+    dir_ = testing::TempDir() + "fault-points-" + std::to_string(::getpid());
     fs::remove_all(dir_);
     ASSERT_EQ(::mkdir(dir_.c_str(), 0700), 0);
     ASSERT_TRUE(enable(dir_));

@@ -89,7 +89,7 @@ TEST_F(Inject, AKilledTracerLeavesTheProcessAsItWas) {
       std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
     }
     // What goes on without its parent is ours now.
-    for (int n = 0; n < 1000 && children() != std::to_string(kid.pid()); ++n) {
+    for (int n = 0; n < 10'000 && children() != std::to_string(kid.pid()); ++n) {
       while (::waitpid(-1, nullptr, __WALL | WNOHANG) > 0) continue;
       std::this_thread::sleep_for(milliseconds(1));
     }
