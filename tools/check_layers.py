@@ -12,7 +12,8 @@ import re
 import sys
 
 # Layer: what it may include besides itself. Values flow down, results and events flow up; nothing lower knows anything
-# higher. `plan` is pure: it decides from facts that others gathered.
+# higher. `plan` is pure: it decides from facts that others gathered. `arbiter` knows decisions (of `state`) and nothing
+# else of a move: it is a register that happens to be elsewhere.
 MAY_USE = {
     "base": "",
     "sys": "base",
@@ -26,9 +27,10 @@ MAY_USE = {
     "gateway": "base sys network",
     "storage": "base sys wire",
     "state": "base",
+    "arbiter": "base state",
     "plan": "base",
-    "migrate": "base sys plan wire criu engine gate memory network gateway storage state proto",
-    "node": "base sys plan migrate criu engine gate memory network names gateway storage state wire proto",
+    "migrate": "base sys plan wire criu engine gate memory network gateway storage state arbiter proto",
+    "node": "base sys plan migrate criu engine gate memory network names gateway storage state arbiter wire proto",
     "cli": "base proto",
 }
 
