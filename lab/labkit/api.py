@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from . import deploy, images, lifecycle, namespace, routes, shape, state, status
+from . import deploy, etcd, images, lifecycle, namespace, routes, shape, state, status
 from .config import ALL_HOSTS, CLOUDS, DEFAULT_LAB, REGISTRY, check_lab_name, host_spec
 from .errors import LabError
 
@@ -163,6 +163,20 @@ class Lab:
     def use_cutover(self, driver: str) -> None:
         """"hook" (as after deploy: the router's routes are changed) or "tunnel" (nobody in between knows of a move)."""
         deploy.use_cutover([h.record for h in self.clouds()], driver)
+
+    def start_etcd(self, data: str = etcd.ON_TMPFS) -> None:
+        """Three nodes on `registry`, empty. Nobody uses them yet."""
+        etcd.start(self.state, data)
+
+    def stop_etcd(self) -> None:
+        etcd.stop(self.state)
+
+    def use_arbiter(self, **options) -> None:
+        """The daemons decide by etcd (labkit/etcd.py has the options)."""
+        etcd.use(self.state, **options)
+
+    def use_no_arbiter(self, **options) -> None:
+        etcd.do_without(self.state, **options)
 
     def deploy(self, build: str | os.PathLike = deploy.DEFAULT_BUILD) -> None:
         with state.locked(self.name):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import deploy as deploying
 from . import shape as shaping
-from . import images, lifecycle, routes, state, status
+from . import etcd, images, lifecycle, routes, state, status
 from .cli import load_lab
 from .errors import LabError
 
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="bring the lab up")
     up.add_argument("--rate", default="", help="shape every host's link, for example 1gbit")
+    up.add_argument("--etcd", action="store_true", help="with three nodes of etcd on registry, by which moves are decided")
     commands.add_parser("down", help="take the lab down; also cleans up after a failed up")
     commands.add_parser("exec", help="run a command in a host: exec [-d] HOST COMMAND...")
     status = commands.add_parser("status", help="show hosts, addresses, routes, shapes")
@@ -51,6 +52,8 @@ def dispatch(lab: str, words: list[str]) -> int:
     match options.command:
         case "up":
             lifecycle.up(lab, options.rate, say)
+            if options.etcd:
+                start_etcd(lab)
         case "down":
             lifecycle.down(lab, say)
         case "status":
@@ -66,6 +69,16 @@ def dispatch(lab: str, words: list[str]) -> int:
             with state.locked(lab):
                 deploying.deploy(load_lab(lab), options.build)
     return 0
+
+
+def start_etcd(lab: str) -> None:
+    try:
+        etcd.start(load_lab(lab))
+        etcd.use(load_lab(lab))
+    except BaseException:
+        lifecycle.down(lab)
+        raise
+    say("etcd answers, and the daemons decide by it")
 
 
 def do_route(lab: str, options) -> None:

@@ -45,15 +45,22 @@ def pin_all(hosts: list[dict]) -> None:
 
 def use_cutover(hosts: list[dict], driver: str) -> None:
     """Gives the daemons another cutover driver, and waits until they answer; with "tunnel" also until the tunnels do."""
-    for host in hosts:
-        stop_daemon(host)
-        install(host, CONFIG, configuration(host, driver).encode(), 0o644)
-        start_daemon(host)
+    configure(hosts, driver)
     pin_all(hosts)
     for host in hosts if driver == "tunnel" else []:
         for peer in hosts:
             if peer is not host:
                 wait_until(f"{peer['name']} in the tunnel of {host['name']}", lambda host=host, peer=peer: tunnel_answers(host, peer))
+
+
+def configure(hosts: list[dict], driver: str, more: str = "") -> None:
+    """Restarts the daemons with this configuration, `more` at its end, and waits until they answer."""
+    for host in hosts:
+        stop_daemon(host)
+        install(host, CONFIG, (configuration(host, driver) + more).encode(), 0o644)
+        start_daemon(host)
+    for host in hosts:
+        wait_until(f"transshipd on {host['name']}", lambda host=host: daemon_answers(host))
 
 
 def tunnel_answers(host: dict, peer: dict) -> bool:
