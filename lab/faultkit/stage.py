@@ -150,7 +150,10 @@ class Stage:
         if self.subject is None:
             return
         for host in self.hosts:
-            self.subject.remove(host)
+            for _ in range(3):  # without its monitor Podman needs more than one attempt, and leaves the storage until the last
+                self.subject.remove(host)
+                if self.subject.name not in host.run("podman ps -a --external --format '{{.Names}}'", timeout=60).stdout.split():
+                    break
         end = time.monotonic() + 10
         # What leads to it goes some time later, with the next look at it.
         while any(f"route: {self.subject.address} " in line for h in self.hosts for line in self.facts(h)) and time.monotonic() < end:
