@@ -20,6 +20,7 @@ CLOCK = "/run/lab-clock"
 STORAGE, STATE = "/var/lib/containers/storage", "/var/lib/transship"
 # As systemd would (packaging/systemd/transshipd.service), a second sooner.
 RESTART_AFTER = 1.0
+TUNNEL_LIMIT = 60.0
 MIB = 24
 RESTART_POLICY = "on-failure:3"
 WITNESS = config.BUILD / "bin/witness"
@@ -116,10 +117,16 @@ class Stage:
                 self.start_daemon(host)
             deploy.pin_all([h.record for h in self.hosts])
             self.driver = driver
-            if driver == "tunnel":
-                for host, peer in (self.hosts, self.hosts[::-1]):
-                    services.wait_until(f"the tunnel to {peer.name}", lambda h=host, p=peer: deploy.tunnel_answers(h.record, p.record))
+            self.wait_tunnel()
         self.new_container(workload)
+
+    def wait_tunnel(self):
+        """It is there with either driver, and what it makes on a host is not what a move has left behind."""
+        end = time.monotonic() + TUNNEL_LIMIT
+        while not all(deploy.tunnel_answers(h.record, p.record) for h, p in (self.hosts, self.hosts[::-1])):
+            if time.monotonic() > end:
+                raise LabError(f"the tunnel between the hosts did not come up in {TUNNEL_LIMIT:g} s")
+            time.sleep(0.2)
 
     def stop_daemon(self, host: Host):
         """Also one that is about to be started again."""
@@ -150,7 +157,10 @@ class Stage:
         if self.subject is None:
             return
         for host in self.hosts:
-            self.subject.remove(host)
+            for _ in range(3):  # without its monitor Podman needs more than one attempt, and leaves the storage until the last
+                self.subject.remove(host)
+                if self.subject.name not in host.run("podman ps -a --external --format '{{.Names}}'", timeout=60).stdout.split():
+                    break
         end = time.monotonic() + 10
         # What leads to it goes some time later, with the next look at it.
         while any(f"route: {self.subject.address} " in line for h in self.hosts for line in self.facts(h)) and time.monotonic() < end:

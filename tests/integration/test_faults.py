@@ -31,6 +31,7 @@ def go(stage, wanted: Draw):
     return outcome
 
 
+@pytest.mark.timeout(2400)  # on a machine with something else to do
 def test_random(stage):
     """All of them, so that the message has every run that went wrong."""
     failed = []
