@@ -1,25 +1,26 @@
-"""Every test that docs/threat-model.md names is there, and every line of its tables names one."""
+"""Every test that these pages name is there, and every line of their tables of tests names one."""
 
 import re
 
 import pytest
 from conftest import SOURCE
 
-PAGE = SOURCE / "docs/threat-model.md"
+PAGES = [SOURCE / "docs" / name for name in ("promises.md", "threat-model.md")]
 HERE = "tests/integration/test_hostile_peer.py"  # where names without a file are
 TEST = re.compile(r"`((?:(?:src|tests)/[\w/]+\.(?:cc|py)::)?(?:test_\w+|\w+\.\w+))`")
 
 
 def lines():
-    """(line number, its last cell) of the tables about what somebody may try."""
-    inside = False
-    for number, line in enumerate(PAGE.read_text().splitlines(), 1):
-        if not line.startswith("|"):
-            inside = False
-        elif line.rstrip().endswith("| test |"):
-            inside = True
-        elif inside and not line.startswith("| ---"):
-            yield number, line.rstrip(" |").rsplit("|", 1)[-1]
+    """(page, line number, its last cell) of the tables whose last column names tests."""
+    for page in PAGES:
+        inside = False
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if not line.startswith("|"):
+                inside = False
+            elif line.rstrip().endswith("| test |"):
+                inside = True
+            elif inside and not line.startswith("| ---"):
+                yield page.name, number, line.rstrip(" |").rsplit("|", 1)[-1]
 
 
 def exists(name: str) -> bool:
@@ -37,10 +38,10 @@ def test_there_are_lines():
     assert len(list(lines())) > 30
 
 
-@pytest.mark.parametrize("number, cell", [pytest.param(n, c, id=f"line {n}") for n, c in lines()])
-def test_every_line_names_tests_that_exist(number, cell):
+@pytest.mark.parametrize("page, number, cell", [pytest.param(*line, id=f"{line[0]}, line {line[1]}") for line in lines()])
+def test_every_line_names_tests_that_exist(page, number, cell):
     names = TEST.findall(cell)
-    assert names, f"{PAGE}:{number} names no test: {cell}"
+    assert names, f"{page}:{number} names no test: {cell}"
     assert [name for name in names if not exists(name)] == []
 
 
