@@ -188,8 +188,10 @@ class Churner {
     }
     std::byte* from = home_ + (away_ ? 3 : 1) * kHalf;
     std::byte* to = home_ + (away_ ? 1 : 3) * kHalf;
-    if (::mremap(from, kHalf, kHalf, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED) away_ = !away_;
-    (void)::mmap(from, kHalf, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    bool moved = ::mremap(from, kHalf, kHalf, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
+    if (moved) away_ = !away_;
+    // Nobody else may get the place; one that failed may have emptied the other.
+    (void)::mmap(moved ? from : to, kHalf, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     put(home_ + random_.below(kHalf / kPage) * kPage, random_);
   }
   // NOLINTNEXTLINE(misc-no-recursion): growing the stack is what it is for
