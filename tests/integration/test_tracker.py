@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from labkit import cgroup, deploy
+from labkit import cgroup, deploy, services
 
 CHURN = deploy.DEFAULT_BUILD / "track_churn"
 DRILL = deploy.DEFAULT_BUILD / "track_drill"
@@ -32,6 +32,15 @@ def tracker_works():
         pytest.skip(f"no tracking on this kernel: {lines[0]['why']}")
 
 
+def removed(directory) -> bool:
+    """What dies in it is in no list any more, and keeps it busy a moment longer."""
+    try:
+        directory.rmdir()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def churn(request):
     """(pid, cgroup) of the hostile program, in a cgroup of its own. The parameter: how long it rests, in µs."""
@@ -48,10 +57,7 @@ def churn(request):
         (own / "cgroup.freeze").write_text("0")
         (own / "cgroup.kill").write_text("1")
         process.wait(10)
-        deadline = time.monotonic() + 5
-        while (own / "cgroup.procs").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        own.rmdir()
+        services.wait_until(f"{own} is empty", lambda: removed(own))
 
 
 def links_of(pid):
