@@ -4,25 +4,13 @@
 
 #include <algorithm>
 
+#include "base/curl_handles.h"
+
 namespace transship::arbiter {
 namespace {
 
 constexpr size_t kMaxAnswer = 1U << 20;
 constexpr size_t kMaxIdle = 4;
-
-// CURL and CURLM are both void.
-struct EasyDeleter {
-  void operator()(CURL* c) const { curl_easy_cleanup(c); }
-};
-struct MultiDeleter {
-  void operator()(CURLM* m) const { (void)curl_multi_cleanup(m); }
-};
-struct HeadersDeleter {
-  void operator()(curl_slist* l) const { curl_slist_free_all(l); }
-};
-using Easy = std::unique_ptr<CURL, EasyDeleter>;
-using Multi = std::unique_ptr<CURLM, MultiDeleter>;
-using Headers = std::unique_ptr<curl_slist, HeadersDeleter>;
 
 size_t append(char* data, size_t size, size_t count, void* to) {
   auto& body = *static_cast<std::string*>(to);
@@ -31,8 +19,8 @@ size_t append(char* data, size_t size, size_t count, void* to) {
   return size * count;
 }
 
-Result<Headers> make_headers(const std::string& authorization) {
-  Headers headers(curl_slist_append(nullptr, "Content-Type: application/json"));
+Result<CurlHeaders> make_headers(const std::string& authorization) {
+  CurlHeaders headers(curl_slist_append(nullptr, "Content-Type: application/json"));
   if (!authorization.empty() && headers) {
     // On failure the old list stays as it is, without what was to be added.
     if (curl_slist_append(headers.get(), ("Authorization: " + authorization).c_str()) == nullptr) headers.reset();
@@ -49,8 +37,8 @@ class HttpClient::Line {
   Line() : multi_(curl_multi_init()) {}
   Result<HttpAnswer> post(const TlsFiles& tls, const std::string& url, const std::string& body,
                           const std::string& authorization, Deadline deadline, const Cancel& cancel) {
-    Easy easy(curl_easy_init());
-    TS_TRY_ASSIGN(Headers headers, make_headers(authorization));
+    CurlEasy easy(curl_easy_init());
+    TS_TRY_ASSIGN(CurlHeaders headers, make_headers(authorization));
     if (!multi_ || !easy) return fail(Errc::kInternal, "libcurl cannot be set up");
     HttpAnswer answer;
     set_up(easy.get(), tls, url, body);
@@ -102,7 +90,7 @@ class HttpClient::Line {
       if (m->msg == CURLMSG_DONE) return m->data.result;
     return fail(Errc::kInternal, "libcurl ended a request without a result");
   }
-  Multi multi_;
+  CurlMulti multi_;
 };
 
 HttpClient::HttpClient(TlsFiles tls) : tls_(std::move(tls)) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/curl_handles.h"
 #include "base/text.h"
 
 namespace transship::engine {
@@ -13,20 +14,6 @@ namespace {
 constexpr size_t kMaxAnswer = 32U << 20;
 constexpr size_t kMaxLine = 1U << 20;
 constexpr std::string_view kBase = "http://podman/v5.0.0/libpod";
-
-// CURL and CURLM are both void.
-struct EasyDeleter {
-  void operator()(CURL* c) const { curl_easy_cleanup(c); }
-};
-struct MultiDeleter {
-  void operator()(CURLM* m) const { (void)curl_multi_cleanup(m); }
-};
-struct HeadersDeleter {
-  void operator()(curl_slist* l) const { curl_slist_free_all(l); }
-};
-using Easy = std::unique_ptr<CURL, EasyDeleter>;
-using Multi = std::unique_ptr<CURLM, MultiDeleter>;
-using Headers = std::unique_ptr<curl_slist, HeadersDeleter>;
 
 // False ends the transfer with CURLE_WRITE_ERROR.
 using Sink = std::function<bool(std::string_view)>;
@@ -97,9 +84,9 @@ class Transfer {
       if (m->msg == CURLMSG_DONE) return m->data.result;
     return fail(Errc::kInternal, "libcurl ended a request without a result");
   }
-  Headers headers_;
-  Easy easy_;
-  Multi multi_;
+  CurlHeaders headers_;
+  CurlEasy easy_;
+  CurlMulti multi_;
 };
 
 }  // namespace

@@ -193,14 +193,12 @@ Standing DestinationMove::standing() const {
   s.container = fmt::format("{}:{}", wanted_.engine, wanted_.name);
   s.here = services_.settings.node;
   s.peer = source_;
-  s.alive = true;
   MutexLock lock(mu_);
   s.destination = state_;
   s.since_ms = state_since_ms_;
   s.post_copy = post_copy_;
   s.last_word = last_word_;
-  s.last_word_ms = last_word_ms_;
-  s.problem = lost_.empty() ? problem_ : lost_;
+  if (!lost_.empty()) s.last_word.problem = lost_;
   return s;
 }
 

@@ -184,9 +184,7 @@ class DestinationMove {
   State state_ GUARDED_BY(mu_) = State::kReserved;
   int64_t state_since_ms_ GUARDED_BY(mu_) = 0;
   bool post_copy_ GUARDED_BY(mu_) = false;
-  std::string last_word_ GUARDED_BY(mu_);  // of the source, since it parked
-  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
-  std::string problem_ GUARDED_BY(mu_);
+  LastWord last_word_ GUARDED_BY(mu_);  // of the source, since it parked
   std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);

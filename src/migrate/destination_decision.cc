@@ -379,12 +379,11 @@ void DestinationMove::session_lost(const Cancel& cancel) {
 
 void DestinationMove::heard(const Result<peer::Decision>& decision) {
   MutexLock lock(mu_);
-  problem_ = decision ? "" : decision.error().message();
-  if (!decision) return;
-  last_word_ = *decision == peer::DECISION_COMMIT  ? "decided that it runs here"
-               : *decision == peer::DECISION_ABORT ? "decided that it does not run here"
-                                                   : "has not decided yet";
-  last_word_ms_ = unix_ms_now();
+  if (!decision) return last_word_.failed(decision.error());
+  last_word_.said(*decision == peer::DECISION_COMMIT  ? "decided that it runs here"
+                  : *decision == peer::DECISION_ABORT ? "decided that it does not run here"
+                                                      : "has not decided yet",
+                  unix_ms_now());
 }
 
 // Should this daemon die in the middle, the container is parked still, and the operator says so once more.

@@ -86,12 +86,13 @@ std::string since(const Standing& s, int64_t now_ms) {
 }
 
 std::string last_word(const Standing& s, int64_t now_ms) {
-  if (s.last_word.empty()) return fmt::format("{} has said nothing of it yet", s.peer);
-  return fmt::format("{} {} ({} ago)", s.peer, s.last_word, ago(s.last_word_ms, now_ms));
+  if (s.last_word.text.empty()) return fmt::format("{} has said nothing of it yet", s.peer);
+  return fmt::format("{} {} ({} ago)", s.peer, s.last_word.text, ago(s.last_word.ms, now_ms));
 }
 
 std::string with_problem(const Standing& s, std::string text) {
-  return s.problem.empty() ? text : fmt::format("{} {}.", text, s.problem);
+  const auto& problem = s.last_word.problem;
+  return problem.empty() ? text : fmt::format("{} {}.", text, problem);
 }
 
 std::string explain_destination(const Standing& s, int64_t now_ms) {

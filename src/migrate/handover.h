@@ -11,10 +11,9 @@
 //                                                    +-------> aborted
 #pragma once
 #include <cstdint>
-#include <optional>
-#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "state/store.h"
 
@@ -57,6 +56,15 @@ bool is_end(DestinationState state);
 // Which state the source is in from the beginning of this phase of its on; kInvalid: no such phase.
 SourceState state_in_phase(std::string_view phase);
 
+// What the other node said last of a move, and what is in the way since. Whoever has one guards it.
+struct LastWord {
+  std::string text;     // a sentence's end: "has not decided yet"; empty: none
+  int64_t ms = 0;       // UNIX time
+  std::string problem;  // why there was no other one, a sentence; empty: nothing is known
+  void said(std::string what, int64_t now_ms) { *this = {std::move(what), now_ms, {}}; }
+  void failed(const Error& why) { problem = why.message(); }
+};
+
 // What is known of one move on one node.
 struct Standing {
   std::string move_id;
@@ -65,13 +73,9 @@ struct Standing {
   std::string peer;
   SourceState source = SourceState::kInvalid;  // one of the two
   DestinationState destination = DestinationState::kInvalid;
-  std::optional<state::Decision> decision;  // in this node's journal
-  bool alive = false;                       // somebody works on it in this daemon
-  bool post_copy = false;                   // its memory is still on the source
-  int64_t since_ms = 0;                     // UNIX time: the state was reached; 0: not known
-  std::string last_word;                    // of the peer, a sentence's end: "has not decided yet"; empty: none
-  int64_t last_word_ms = 0;
-  std::string problem;  // why it does not go on, a sentence; empty: nothing is known
+  bool post_copy = false;  // its memory is still on the source
+  int64_t since_ms = 0;    // UNIX time: the state was reached; 0: not known
+  LastWord last_word;      // of the peer
 };
 
 // One paragraph for the operator: where it stands, who has the container, what is waited for, what can be done. Empty

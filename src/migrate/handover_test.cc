@@ -83,9 +83,8 @@ TEST(Explain, AParkedContainerSaysWhoIsAskedAndWhatItSaidLast) {
   EXPECT_THAT(explain(s, 190'000), HasSubstr("has stood still for 1 min 30 s"));
   EXPECT_THAT(explain(s, 190'000), HasSubstr("aws has said nothing of it yet"));
   EXPECT_THAT(explain(s, 190'000), HasSubstr("transship resolve m1 --commit"));
-  s.last_word = "has not decided yet";
-  s.last_word_ms = 130'000;
-  s.problem = "connect to aws: timed out";
+  s.last_word.said("has not decided yet", 130'000);
+  s.last_word.failed(Error(Errc::kTimeout, "connect to aws: timed out"));
   EXPECT_THAT(explain(s, 190'000), HasSubstr("aws has not decided yet (1 min 00 s ago)"));
   EXPECT_THAT(explain(s, 190'000), HasSubstr("connect to aws: timed out."));
 }

@@ -216,8 +216,8 @@ Result<Standing> MoveTable::standing(const std::string& move_id) const {
   s.container = move.container;
   s.here = services_.settings.node;
   s.peer = move.role == "source" ? move.to : move.from;
-  TS_TRY_ASSIGN(s.decision, services_.store->decision(move_id));
-  bool committed = s.decision == state::Decision::kCommit;
+  TS_TRY_ASSIGN(auto decision, services_.store->decision(move_id));
+  bool committed = decision == state::Decision::kCommit;
   if (move.role == "source")
     s.source = move.ended_ms == 0 ? state_in_phase(move.phase)
                : committed        ? SourceState::kDone

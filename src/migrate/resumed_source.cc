@@ -61,14 +61,10 @@ Standing ResumedSource::standing() const {
   s.here = services_.settings.node;
   s.peer = facts_.peer();
   s.source = SourceState::kCommitted;
-  s.decision = state::Decision::kCommit;
-  s.alive = true;
   s.post_copy = facts_.post_copy();
   s.since_ms = since_ms_;
   MutexLock lock(mu_);
-  s.problem = problem_;
   s.last_word = last_word_;
-  s.last_word_ms = last_word_ms_;
   return s;
 }
 
@@ -82,10 +78,8 @@ Result<> ResumedSource::resolve(state::Decision decision) {
 
 void ResumedSource::heard(const Result<>& answer) {
   MutexLock lock(mu_);
-  problem_ = answer ? "" : answer.error().message();
-  if (!answer) return;
-  last_word_ = "has confirmed that it knows the decision";
-  last_word_ms_ = unix_ms_now();
+  if (!answer) return last_word_.failed(answer.error());
+  last_word_.said("has confirmed that it knows the decision", unix_ms_now());
 }
 
 bool ResumedSource::tasks_live() const {

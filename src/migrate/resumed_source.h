@@ -58,9 +58,7 @@ class ResumedSource {
   std::atomic<bool> resolved_ = false;
   const int64_t since_ms_;  // that this daemon knows of
   mutable Mutex mu_;
-  std::string problem_ GUARDED_BY(mu_);
-  std::string last_word_ GUARDED_BY(mu_);
-  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
+  LastWord last_word_ GUARDED_BY(mu_);
   sys::TmpfsMount directory_;
   bool confirmed_ = false;
   std::atomic<bool> ended_ = false;

@@ -133,26 +133,20 @@ Standing SourceMove::standing() const {
   s.move_id = id();
   s.here = services_.settings.node;
   s.peer = request_.peer;
-  s.alive = true;
-  if (auto decision = services_.store->decision(id()); decision) s.decision = *decision;
   MutexLock lock(mu_);
   s.container = container_;
   s.source = state_;
   s.since_ms = state_since_ms_;
   s.post_copy = follow_;
   s.last_word = last_word_;
-  s.last_word_ms = last_word_ms_;
-  s.problem = problem_;
   return s;
 }
 
 void SourceMove::heard(const Result<peer::Reply>& reply) {
   auto phase = reporter_.phase();
   MutexLock lock(mu_);
-  problem_ = reply ? "" : reply.error().message();
-  if (!reply) return;
-  last_word_ = fmt::format("answered in phase {}", phase);
-  last_word_ms_ = unix_ms_now();
+  if (!reply) return last_word_.failed(reply.error());
+  last_word_.said(fmt::format("answered in phase {}", phase), unix_ms_now());
 }
 
 Result<peer::Reply> SourceMove::call(const peer::Request& request, milliseconds limit) {

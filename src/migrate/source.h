@@ -145,9 +145,7 @@ class SourceMove {
   std::string container_ GUARDED_BY(mu_);
   SourceState state_ GUARDED_BY(mu_) = SourceState::kCopying;
   int64_t state_since_ms_ GUARDED_BY(mu_) = 0;
-  std::string last_word_ GUARDED_BY(mu_);
-  int64_t last_word_ms_ GUARDED_BY(mu_) = 0;
-  std::string problem_ GUARDED_BY(mu_);
+  LastWord last_word_ GUARDED_BY(mu_);
 
   int64_t started_ms_ = 0;
   Planned planned_;
