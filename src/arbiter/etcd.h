@@ -1,4 +1,4 @@
-// An etcd cluster, reached by the JSON gateway of its members (docs/arbiter.md says why not by gRPC).
+// An etcd cluster, reached by the JSON gateway of its members (ARCHITECTURE.md says why not by gRPC).
 #pragma once
 #include <atomic>
 #include <memory>
