@@ -1,5 +1,7 @@
 #include "engine/podman_engine.h"
 
+#include <csignal>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -19,6 +21,15 @@ constexpr std::chrono::hours kWatchLimit{24};
 constexpr milliseconds kFixedLimit{3'000};
 Deadline usual() { return Deadline::in(milliseconds(30'000)); }
 std::string container_path(const std::string& name) { return "/containers/" + url_escape(name); }
+
+// Running for Podman, but neither the container nor who would tell of its end is there any more.
+bool ended_unseen(const Json& container) {
+  auto gone = [&](const char* key) {
+    auto pid = static_cast<pid_t>(int_at(container, {"State", key}));
+    return pid > 0 && ::kill(pid, 0) < 0 && errno == ESRCH;
+  };
+  return gone("Pid") && gone("ConmonPid");
+}
 
 }  // namespace
 
@@ -165,6 +176,17 @@ Result<> PodmanEngine::release_restarts(const std::string& id, const std::string
   return set_restart_policy(id, held);
 }
 
+// Podman hears of a container's end from conmon. Where that is dead too it would have it in its list as running for
+// good; told to stop it, it looks for itself (and answers with an error about conmon, but has noticed).
+void PodmanEngine::tell_ended(const std::string& id, Deadline deadline) {
+  ApiRequest r;
+  r.method = "POST";
+  r.path = container_path(id) + "/stop?timeout=0";
+  r.deadline = deadline;
+  if (auto response = call(r); !response)
+    TS_LOG_WARN("podman container={} stop={}", id.substr(0, 12), response.error().message());
+}
+
 Result<bool> PodmanEngine::wait_until_ended(const std::string& id, Deadline deadline) {
   TS_TRY_ASSIGN(Cancel never, Cancel::create());
   milliseconds pause(10);
@@ -174,6 +196,7 @@ Result<bool> PodmanEngine::wait_until_ended(const std::string& id, Deadline dead
     if (!now) return std::unexpected(std::move(now).error());
     auto state = text_at(*now, {"State", "Status"});
     if (state != "running" && state != "paused" && state != "stopping") return true;
+    if (ended_unseen(*now)) tell_ended(id, deadline);
     if (deadline.passed())
       return fail(Errc::kTimeout, "container {} is still \"{}\" for Podman: its tasks have not ended", id.substr(0, 12),
                   state);

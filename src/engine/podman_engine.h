@@ -57,6 +57,7 @@ class PodmanEngine : public Engine {
   // Of containers that do not run; those that do are in the answers about networks.
   std::vector<FixedAddress> fixed_addresses_here(const Json& containers);
   // kTimeout when it still runs at the deadline. False: it is gone.
+  void tell_ended(const std::string& id, Deadline deadline);
   Result<bool> wait_until_ended(const std::string& id, Deadline deadline);
   const PodmanOptions options_;
   PodmanService service_;

@@ -47,6 +47,7 @@ CommandLine parse_command_line(const std::vector<std::string>& args) {
   while (at < args.size() && is_option(args[at])) {
     auto o = take_option(args, at, kGlobalsWithValue);
     if (o.name == "--log") line.log = o.value.value_or("");
+    if (o.name == "--root") line.root = o.value.value_or(line.root);
     if (o.name == "--log-format") line.log_json = o.value == "json";
   }
   line.globals.assign(args.begin(), args.begin() + static_cast<long>(at));

@@ -9,6 +9,7 @@ namespace transship::gate {
 
 struct CommandLine {
   std::vector<std::string> globals;  // options before the verb, as given
+  std::string root = "/run/runc";    // --root: where the runtime keeps what it knows of its containers
   std::string verb;                  // empty for `--version` and the like
   std::vector<std::string> rest;     // everything after the verb
   // Of the verbs that have them.

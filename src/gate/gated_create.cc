@@ -96,7 +96,9 @@ class GatedCreate {
   std::string runc_log_;
   Fd listener_;
   sys::Child runc_;
-  bool runc_done_ = false;
+  std::optional<int> runc_code_;  // 128 + signal when it was killed
+  bool runc_started_ = false;
+  bool known_before_ = false;  // another container of this name: not ours to remove
   bool lazy_ = false;
   std::vector<Fd> files_;  // for CRIU
   std::vector<std::string> inherited_;
@@ -179,7 +181,9 @@ Result<> GatedCreate::start_runc() {
   o.stdout_fd = streams.out.get();
   o.stderr_fd = streams.err.get();
   criu_directories_before_ = criu_directories();
+  known_before_ = ::access(fmt::format("{}/{}", line_.root, line_.id).c_str(), F_OK) == 0;
   TS_TRY_ASSIGN(runc_, sys::Child::spawn(o));
+  runc_started_ = true;
   return {};
 }
 
@@ -217,7 +221,7 @@ Result<> GatedCreate::restore() {
 Result<> GatedCreate::end_runc() {
   auto code = runc_.wait(deadline_.sooner(Deadline::in(kRuncEnds)));
   if (!code) return std::unexpected(std::move(code).error().context("wait for the end of runc restore"));
-  runc_done_ = *code == 0;
+  runc_code_ = *code;
   if (*code != 0) return fail(Errc::kUnavailable, "runc restore ended with code {}: {}", *code, runc_error(runc_log_));
   // Let go by CRIU, a task passes through the kernel once before it is in the freezer's trap; without the CPU for that
   // it does not count as frozen yet.
@@ -227,8 +231,15 @@ Result<> GatedCreate::end_runc() {
   return sys::write_file_atomic(gate_dir_ + "/" + kParkedFile, fmt::format("{} {}\n", proxy_->container_pid(), start));
 }
 
-// For runc the restore was a success, and the container would stay in its list.
+// After a restore that failed by itself runc has removed what it had made. Killed it could not, and after one that
+// succeeded the container would stay in its list.
 void GatedCreate::forget_container() {
+  if (!runc_started_ || known_before_) return;
+  if (runc_.running()) {
+    if (auto code = runc_.wait(Deadline::in(kRuncEnds))) runc_code_ = *code;
+    runc_ = sys::Child();
+  }
+  if (runc_code_ && *runc_code_ > 0 && *runc_code_ < 128) return;
   auto runc = real_runtime();
   if (!runc) return;
   sys::Command command;
@@ -285,9 +296,7 @@ Result<> GatedCreate::run() {
   auto result = work();
   if (result) return {};
   if (proxy_) proxy_->kill_all();
-  // runc tidies up after a failed restore; it gets the time for it.
-  if (runc_.running() && !runc_.wait(Deadline::in(kRuncEnds))) runc_ = sys::Child();
-  if (runc_done_) forget_container();
+  forget_container();
   if (proxy_) remove_criu_directories(criu_directories_before_);
   (void)::unlink((gate_dir_ + "/" + kParkedFile).c_str());
   auto error = explain(std::move(result).error());

@@ -222,15 +222,16 @@ void Pager::check_end() {
 
 void Pager::end(std::string result) {
   over_ = true;
+  // First of all: whoever misses our last word reads it there.
+  if (auto file = open_at(dir_.get(), kPagerResult, O_WRONLY | O_CREAT | O_TRUNC, 0600)) {
+    if (auto r = write_all(file->get(), result); !r) TS_LOG_WARN("pager result={}", r.error().message());
+  }
   fault::pass("pager.filled");
   rusage used{};
   if (store_ && ::getrusage(RUSAGE_SELF, &used) == 0)
     store_->counters().cpu_us = static_cast<uint64_t>((used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1'000'000 +
                                                       used.ru_utime.tv_usec + used.ru_stime.tv_usec);
   TS_LOG_INFO("pager end=\"{}\"", result);
-  if (auto file = open_at(dir_.get(), kPagerResult, O_WRONLY | O_CREAT | O_TRUNC, 0600)) {
-    if (auto r = write_all(file->get(), result); !r) TS_LOG_WARN("pager result={}", r.error().message());
-  }
   PagerMessage m;
   m.word = PagerWord::kFinished;
   m.text = std::move(result);

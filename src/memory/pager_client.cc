@@ -50,7 +50,7 @@ bool pager_runs(int dir) {
 }  // namespace
 
 struct PagerClient::State {
-  explicit State(Options o, Cancel c) : options(std::move(o)), stop(std::move(c)) {}
+  State(std::string d, Options o, Cancel c) : dir(std::move(d)), options(std::move(o)), stop(std::move(c)) {}
 
   Result<> send(const PagerMessage& message) const;
   Result<> ask(PagerMessage message, Deadline deadline);
@@ -61,6 +61,7 @@ struct PagerClient::State {
   void finished(const std::string& result);
   Result<> end_result();
 
+  const std::string dir;
   const Options options;
   Cancel stop;  // of the reading thread
   Fd socket;
@@ -183,8 +184,10 @@ void PagerClient::State::read_all() {
     }
     auto code = m.error().code();
     if (code == Errc::kTimeout || m.error().sys_errno() == EAGAIN) continue;
-    if (code != Errc::kCancelled)
-      lost(Error(Errc::kUnavailable, fmt::format("the pager {} has died: {}", pid, m.error().message())));
+    if (code == Errc::kCancelled) return;
+    // Killed when everything was filled and only its last word was missing.
+    if (PagerClient::fate(dir) == PagerFate::kFilled) return finished("filled");
+    lost(Error(Errc::kUnavailable, fmt::format("the pager {} has died: {}", pid, m.error().message())));
     return;
   }
 }
@@ -219,7 +222,7 @@ Result<std::unique_ptr<PagerClient>> PagerClient::spawn(PageStore& store, const 
     return fail_errno(errno, "make a pair of sockets for the pager");
   Fd theirs(pair[1]);
   TS_TRY_ASSIGN(auto stop, Cancel::create());
-  auto state = std::make_unique<State>(std::move(options), std::move(stop));
+  auto state = std::make_unique<State>(dir, std::move(options), std::move(stop));
   state->socket = Fd(pair[0]);
   state->store = &store;
   Fd log;
@@ -249,7 +252,7 @@ Result<std::unique_ptr<PagerClient>> PagerClient::spawn(PageStore& store, const 
 Result<std::unique_ptr<PagerClient>> PagerClient::reconnect(const std::string& dir, Options options,
                                                             Deadline deadline) {
   TS_TRY_ASSIGN(auto stop, Cancel::create());
-  auto state = std::make_unique<State>(std::move(options), std::move(stop));
+  auto state = std::make_unique<State>(dir, std::move(options), std::move(stop));
   TS_TRY_ASSIGN(Fd at, open_file(dir, O_DIRECTORY | O_RDONLY));
   TS_TRY_ASSIGN(state->socket, connect_in(at.get(), kPagerSocket, SOCK_SEQPACKET));
   return greet(std::move(state), deadline);
