@@ -9,7 +9,10 @@ from .errors import LabError
 from .run import run
 from .services import order, wait_until
 
-PROGRAMS = ("transshipd", "transship", "transship-runtime", "transship-pager", "transship-tar")
+# name in the build tree -> place on a host
+INSTALLED = {name: f"/usr/bin/{name}" for name in ("transshipd", "transship", "transship-runtime", "transship-pager", "transship-tar")}
+INSTALLED["libtransship-criu.so"] = "/usr/lib/transship/libtransship-criu.so"
+PROGRAMS = (*INSTALLED,)
 DEFAULT_BUILD = config.BUILD / "bin"
 CONFIG = "/etc/transship/transshipd.toml"
 POLICY = "/etc/transship/policy.toml"
@@ -82,8 +85,8 @@ def node_info(host: dict) -> dict:
 
 def deploy_to(host: dict, build: Path) -> None:
     stop_daemon(host)
-    for program in PROGRAMS:
-        install(host, f"/usr/bin/{program}", (build / program).read_bytes(), 0o755)
+    for program, place in INSTALLED.items():
+        install(host, place, (build / program).read_bytes(), 0o755)
     install(host, CONFIG, configuration(host, "hook").encode(), 0o644)
     install(host, POLICY, (config.SOURCE / "lab/policy.toml").read_bytes(), 0o644)
     start_daemon(host)

@@ -64,6 +64,11 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
       return fail_errno(errno, "link {}/tar", bin);
     how.env.push_back(fmt::format("PATH={}:{}", bin, sys::search_path()));
   }
+  if (!o.preload.empty()) {
+    const char* others = std::getenv("LD_PRELOAD");
+    how.env.push_back(
+        fmt::format("LD_PRELOAD={}{}{}", o.preload, others != nullptr ? ":" : "", others != nullptr ? others : ""));
+  }
   return Worker::spawn(o.criu, how);
 }
 

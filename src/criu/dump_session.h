@@ -39,6 +39,8 @@ struct DumpOptions {
   bool skip_in_flight = false;
   // A program to use as `tar` for the contents of tmpfs mounts (gate/tar_main.cc), empty: the one in PATH.
   std::string tar;
+  // libtransship-criu.so (scan_preload.cc), which makes the dump shorter; empty: without.
+  std::string preload;
   // Other than kFull: the images have no content of private memory, only holes where it is missing (criu/lazy_images.h
   // fills them). Shared memory is always written in full: CRIU 4.2 takes it for a memfd, and never leaves those out.
   // kParent needs `kdat` from probe_memory_method().

@@ -67,6 +67,9 @@ const Support& support() {
   return known;
 }
 
+// What is not reported: it reads the same on the other side.
+uint64_t not_written(Backing backing) { return backing == Backing::kAnonymous ? kZeroPage : kZeroPage | kFile; }
+
 }  // namespace
 
 struct Pagemap::Filter {
@@ -118,16 +121,17 @@ Result<Pagemap::Walk> Pagemap::scan(const Filter& filter, uint64_t start, uint64
   return Walk{a.walk_end > start ? a.walk_end : end, false};
 }
 
-Result<Pagemap::Walk> Pagemap::take_written(uint64_t start, uint64_t end, uint64_t max_pages,
+Result<Pagemap::Walk> Pagemap::take_written(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages,
                                             std::vector<PageRange>& out) {
   // Without the categories beside kWritten, holes would count as written and get page tables full of marks.
-  constexpr uint64_t kNot = kZeroPage | kFile;
-  return scan({kProtect | kCheckProtectable, kNot, kWritten | kNot, kPresent | kSwapped}, start, end, max_pages, out);
+  const uint64_t other = not_written(backing);
+  return scan({kProtect | kCheckProtectable, other, kWritten | other, kPresent | kSwapped}, start, end, max_pages, out);
 }
 
-Result<Pagemap::Walk> Pagemap::written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out) {
-  constexpr uint64_t kNot = kZeroPage | kFile;
-  return scan({kCheckProtectable, kNot, kWritten | kNot, kPresent | kSwapped}, start, end, max_pages, out);
+Result<Pagemap::Walk> Pagemap::written(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages,
+                                       std::vector<PageRange>& out) {
+  const uint64_t other = not_written(backing);
+  return scan({kCheckProtectable, other, kWritten | other, kPresent | kSwapped}, start, end, max_pages, out);
 }
 
 Result<Pagemap::Walk> Pagemap::dropped(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out) {
@@ -140,11 +144,11 @@ Result<Pagemap::Walk> Pagemap::unwritten(uint64_t start, uint64_t end, uint64_t 
   return scan({0, kNot, kNot, kPresent}, start, end, max_pages, out);
 }
 
-Result<Pagemap::Walk> Pagemap::populated(uint64_t start, uint64_t end, uint64_t max_pages,
+Result<Pagemap::Walk> Pagemap::populated(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages,
                                          std::vector<PageRange>& out) {
-  constexpr uint64_t kNot = kZeroPage | kFile;
+  const uint64_t other = not_written(backing);
   if (!support().scan) return populated_by_entries(start, end, max_pages, out);
-  return scan({0, kNot, kNot, kPresent | kSwapped}, start, end, max_pages, out);
+  return scan({0, other, other, kPresent | kSwapped}, start, end, max_pages, out);
 }
 
 Result<Pagemap::Walk> Pagemap::populated_by_entries(uint64_t start, uint64_t end, uint64_t max_pages,

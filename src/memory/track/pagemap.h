@@ -12,6 +12,10 @@
 
 namespace transship::memory {
 
+// What is mapped in a range. Of anonymous memory the kernel need not be asked which pages are a file's: it looks at the
+// description of every page for that, which takes five times as long as all the rest.
+enum class Backing : uint8_t { kAnonymous, kFile };
+
 // Of the address space that the process has when it is opened: of no use after an exec. One thread.
 class Pagemap {
  public:
@@ -24,16 +28,18 @@ class Pagemap {
     bool unregistered = false;  // stopped at memory without write-protection; `out` has what was protected before
   };
   // Written since it was last protected (or ever), and protects it in the same step. Needs a userfaultfd.
-  Result<Walk> take_written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
+  Result<Walk> take_written(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages,
+                            std::vector<PageRange>& out);
   // The same without protecting.
-  Result<Walk> written(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
+  Result<Walk> written(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages, std::vector<PageRange>& out);
   // Of private file mappings: protected pages that were dropped since, which leave a mark but count as not written.
   // Pages that are swapped out look the same.
   Result<Walk> dropped(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Protected pages that are there: as far as the protection tells, they are what they were when it was put on.
   Result<Walk> unwritten(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Every page that CRIU would put into an image.
-  Result<Walk> populated(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
+  Result<Walk> populated(uint64_t start, uint64_t end, Backing backing, uint64_t max_pages,
+                         std::vector<PageRange>& out);
   // The same entry by entry, for kernels without the call. Zero pages are reported too, guard pages also.
   Result<Walk> populated_by_entries(uint64_t start, uint64_t end, uint64_t max_pages, std::vector<PageRange>& out);
   // Populated, and written since clear_soft_dirty(). Entry by entry.

@@ -37,10 +37,26 @@ class PagemapTest : public ::testing::Test {
 TEST_F(PagemapTest, PopulatedIsWhatWasWritten) {
   auto pagemap = Pagemap::open(::getpid());
   ASSERT_TRUE(pagemap);
-  auto walk = pagemap->populated(start_, start_ + kBytes, kPages, found_);
-  ASSERT_TRUE(walk) << walk.error().message();
-  EXPECT_EQ(walk->walked, start_ + kBytes);
-  EXPECT_THAT(found_, ElementsAre(range(1, 3), range(40, 1)));
+  for (auto backing : {Backing::kAnonymous, Backing::kFile}) {
+    found_.clear();
+    auto walk = pagemap->populated(start_, start_ + kBytes, backing, kPages, found_);
+    ASSERT_TRUE(walk) << walk.error().message();
+    EXPECT_EQ(walk->walked, start_ + kBytes);
+    EXPECT_THAT(found_, ElementsAre(range(1, 3), range(40, 1)));
+  }
+}
+
+TEST_F(PagemapTest, PagesOfAFileAreNotReported) {
+  Fd file(::memfd_create("pages", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), kBytes), 0);
+  void* at = ::mmap(const_cast<char*>(memory_), kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file.get(), 0);
+  ASSERT_NE(at, MAP_FAILED);
+  static_cast<void>(memory_[4 * kPageBytes]);
+  memory_[5 * kPageBytes] = 1;  // a copy of its own
+  auto pagemap = Pagemap::open(::getpid());
+  ASSERT_TRUE(pagemap);
+  ASSERT_TRUE(pagemap->populated(start_, start_ + kBytes, Backing::kFile, kPages, found_));
+  EXPECT_THAT(found_, ElementsAre(range(5, 1)));
 }
 
 TEST_F(PagemapTest, EntryByEntryIsTheSameWithZeroPages) {
@@ -58,7 +74,7 @@ TEST_F(PagemapTest, PiecesMakeTheWhole) {
   ASSERT_TRUE(pagemap);
   int pieces = 0;
   for (uint64_t at = start_; at < start_ + kBytes; ++pieces) {
-    auto walk = pagemap->populated(at, start_ + kBytes, 2, found_);
+    auto walk = pagemap->populated(at, start_ + kBytes, Backing::kAnonymous, 2, found_);
     ASSERT_TRUE(walk) << walk.error().message();
     ASSERT_GT(walk->walked, at);
     at = walk->walked;
@@ -70,11 +86,11 @@ TEST_F(PagemapTest, PiecesMakeTheWhole) {
 TEST_F(PagemapTest, MemoryWithoutProtectionIsToldAndNotTaken) {
   auto pagemap = Pagemap::open(::getpid());
   ASSERT_TRUE(pagemap);
-  auto written = pagemap->written(start_, start_ + kBytes, kPages, found_);
+  auto written = pagemap->written(start_, start_ + kBytes, Backing::kAnonymous, kPages, found_);
   ASSERT_TRUE(written) << written.error().message();
   EXPECT_TRUE(written->unregistered);
   EXPECT_THAT(found_, IsEmpty());
-  auto taken = pagemap->take_written(start_, start_ + kBytes, kPages, found_);
+  auto taken = pagemap->take_written(start_, start_ + kBytes, Backing::kAnonymous, kPages, found_);
   ASSERT_TRUE(taken) << taken.error().message();
   EXPECT_TRUE(taken->unregistered);
   EXPECT_THAT(found_, IsEmpty());

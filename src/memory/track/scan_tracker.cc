@@ -110,7 +110,7 @@ Result<bool> ScanTracker::register_vma(Task& task, const Vma& vma, Pass& pass) {
 Result<Pagemap::Walk> ScanTracker::take_marked(Task& task, uint64_t start, uint64_t end, uint64_t max_pages,
                                                std::vector<PageRange>& out, const Cancel& cancel) {
   std::vector<PageRange> found;
-  TS_TRY_ASSIGN(Pagemap::Walk walk, task.pagemap->take_written(start, end, max_pages, found));
+  TS_TRY_ASSIGN(Pagemap::Walk walk, task.pagemap->take_written(start, end, Backing::kFile, max_pages, found));
   for (const auto& range : found) append_range(out, range.address, range.pages);
   TS_TRY(task.marks.remember(reader_, {task.space, task.reader, found}, cancel));
   return walk;
@@ -126,7 +126,7 @@ Result<> ScanTracker::scan_vma(Task& task, const Vma& vma, Pass& pass) {
                   pass.collector.walk(from, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
                     from = start;
                     return marked ? take_marked(task, start, vma.end, max_pages, out, pass.cancel)
-                                  : task.pagemap->take_written(start, vma.end, max_pages, out);
+                                  : task.pagemap->take_written(start, vma.end, Backing::kAnonymous, max_pages, out);
                   }));
     if (!unregistered) return {};
     marked = true;  // something has taken the place of what /proc/PID/maps told: perhaps a file mapping
@@ -216,12 +216,12 @@ Result<> ScanTracker::scan_frozen(Task& task, const std::vector<Vma>& vmas, bool
       }));
     TS_TRY_ASSIGN(bool unregistered,
                   pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
-                    return task.pagemap->written(start, vma.end, max_pages, out);
+                    return task.pagemap->written(start, vma.end, backing_of(vma), max_pages, out);
                   }));
     // It has come since the last round, or has lost its registration: then its marks tell nothing.
     if (!unregistered) continue;
     TS_TRY(pass.collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, auto& out) {
-      return task.pagemap->populated(start, vma.end, max_pages, out);
+      return task.pagemap->populated(start, vma.end, backing_of(vma), max_pages, out);
     }));
   }
   return {};

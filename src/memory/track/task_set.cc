@@ -111,7 +111,7 @@ Result<> collect_populated(const TrackedTask& task, const std::vector<Vma>& vmas
     TS_TRY(cancel.check());
     if (!wanted(vma)) continue;
     TS_TRY(collector.walk(vma.start, vma.end, [&](uint64_t start, uint64_t max_pages, std::vector<PageRange>& out) {
-      return pagemap.populated(start, vma.end, max_pages, out);
+      return pagemap.populated(start, vma.end, backing_of(vma), max_pages, out);
     }));
   }
   return {};

@@ -83,6 +83,8 @@ Result<> collect_whole(const TrackedTask& task, RunCollector& collector, const C
 // Where CRIU may write while it dumps: code, and what lies in files. Everything that is there.
 Result<> collect_touched_by_dump(const TrackedTask& task, RunCollector& collector, const Cancel& cancel);
 bool may_be_touched_by_dump(const Vma& vma);
+
+inline Backing backing_of(const Vma& vma) { return vma.inode == 0 ? Backing::kAnonymous : Backing::kFile; }
 // Only what no tracker sees: [vdso], rings of libaio.
 Result<> collect_always_dumped(const std::vector<Vma>& vmas, RunCollector& collector);
 
