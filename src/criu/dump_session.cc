@@ -8,7 +8,9 @@
 
 #include "base/log.h"
 #include "criu/log.h"
+#include "criu/mapping_layout.h"
 #include "criu/parent_images.h"
+#include "criu/preload/mapping_flags.h"
 #include "criu/rescue.h"
 #include "criu/rpc.h"
 #include "sys/cgroup.h"
@@ -65,6 +67,8 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
     how.env.push_back(fmt::format("PATH={}:{}", bin, sys::search_path()));
   }
   if (!o.preload.empty()) {
+    if (const auto& layout = known_mapping_layout(); !layout.empty())
+      how.env.push_back(fmt::format("{}={}", criu_preload::kLayoutVariable, layout));
     const char* others = std::getenv("LD_PRELOAD");
     how.env.push_back(
         fmt::format("LD_PRELOAD={}{}{}", o.preload, others != nullptr ? ":" : "", others != nullptr ? others : ""));

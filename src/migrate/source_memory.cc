@@ -159,7 +159,7 @@ std::string criu_preload(const std::filesystem::path& runtime) {
   for (const auto& path : {runtime.parent_path() / "../lib/transship" / kName, runtime.parent_path() / kName}) {
     if (::access(path.c_str(), R_OK) == 0) return path.lexically_normal();
   }
-  TS_LOG_WARN("{} is not installed: the container stands still for some 30 ms longer per GiB of its memory", kName);
+  TS_LOG_WARN("{} is not installed: the container stands still for some 35 ms longer per GiB of its memory", kName);
   return {};
 }
 

@@ -1,11 +1,9 @@
-// libtransship-criu.so: what CRIU is started with (LD_PRELOAD) so that its look at page tables is short.
+// CRIU's question which pages a mapping has.
 //
-// CRIU asks the kernel for each mapping which pages are neither of a file nor the zero page. To know the former the
+// It asks the kernel which of them are neither of a file nor the zero page. To know the former the
 // kernel looks at the description of every page: a cache miss each, 13 to 30 ms for a GiB while the tasks stand still.
 // A private anonymous mapping has no pages of files, so nothing changes when that is not asked there, but for 3 ms for
 // a GiB. Whatever is not surely such a mapping is asked as ever.
-//
-// Loaded into somebody else's program: C library calls only, errno as the caller had it, no state but a count.
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>

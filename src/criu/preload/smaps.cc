@@ -1,0 +1,96 @@
+// libtransship-criu.so: what CRIU is started with (LD_PRELOAD) so that the tasks stand still for a shorter time. Two of
+// its looks at a process cost time for every page there is: here the one at /proc/PID/smaps, of which it wants the
+// flags of mappings and the kernel counts all pages for it (20 ms for a GiB); in scan.cc the other.
+//
+// Loaded into somebody else's program: C library calls only, errno as the caller had it. Where anything is not as
+// expected CRIU gets what it would get without us.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "criu/preload/mapping_flags.h"
+
+// For the test.
+extern "C" {
+unsigned long transship_smaps_made = 0;
+}
+
+namespace {
+
+using transship::criu_preload::kLayoutVariable;
+
+bool ready = false;
+
+int do_openat(int dir, const char* path, int flags, mode_t mode) {
+  return static_cast<int>(::syscall(SYS_openat, dir, path, flags, mode));
+}
+
+// Of /proc/PID; 0: it is something else.
+int process_of(int dir) {
+  char name[64], target[256];
+  (void)std::snprintf(name, sizeof name, "/proc/self/fd/%d", dir);
+  auto length = ::readlink(name, target, sizeof target - 1);
+  if (length <= 0) return 0;
+  target[length] = '\0';
+  const char* last = std::strrchr(target, '/');
+  char* end = nullptr;
+  auto pid = last == nullptr ? 0 : std::strtol(last + 1, &end, 10);
+  return pid > 0 && *end == '\0' ? static_cast<int>(pid) : 0;
+}
+
+int open_smaps(int dir) {
+  int pid = process_of(dir);
+  if (pid == 0) return -1;
+  // The mappings that are told must be those of this file: no other process is mistaken for it.
+  int maps = do_openat(dir, "maps", O_RDONLY | O_CLOEXEC, 0);
+  if (maps < 0) return -1;
+  int made = transship::criu_preload::make_smaps(maps, pid);
+  (void)::close(maps);
+  return made;
+}
+
+int on_open(int dir, const char* path, int flags, mode_t mode) {
+  if (!ready || dir < 0 || std::strcmp(path, "smaps") != 0) return do_openat(dir, path, flags, mode);
+  int before = errno;
+  int made = open_smaps(dir);
+  errno = before;
+  if (made < 0) return do_openat(dir, path, flags, mode);
+  ++transship_smaps_made;
+  return made;
+}
+
+mode_t mode_of(int flags, va_list list) {
+  bool given = (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+  return given ? va_arg(list, mode_t) : 0;
+}
+
+// Not for the programs that CRIU starts.
+__attribute__((constructor)) void prepare() {
+  ready = transship::criu_preload::prepare_mapping_flags(::getenv(kLayoutVariable));
+  (void)::unsetenv(kLayoutVariable);
+}
+
+}  // namespace
+
+extern "C" int openat64(int dir, const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  auto mode = mode_of(flags, list);
+  va_end(list);
+  return on_open(dir, path, flags, mode);
+}
+
+extern "C" int openat(int dir, const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  auto mode = mode_of(flags, list);
+  va_end(list);
+  return on_open(dir, path, flags, mode);
+}
