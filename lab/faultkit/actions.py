@@ -45,7 +45,7 @@ class Injector:
     def started(self, move):
         self.move = move
         for fault in self.draw.faults:
-            if fault.kind not in ("point", "delay", "program"):
+            if fault.kind not in ("point", "delay") and (fault.kind != "program" or fault.when == "point"):
                 self.spawn(self.wait_and_do, fault)
 
     def busy(self) -> bool:
@@ -152,6 +152,9 @@ class Injector:
             self.note(fault, f"killed {pid}")
             if fault.what == "conmon":
                 self.stage.maimed = True
+
+    def do_program(self, fault: Fault, host: Host):
+        self.strike(fault)
 
     def do_daemon(self, fault: Fault, host: Host):
         pid = deploy.daemon_pid(host.record)

@@ -72,6 +72,8 @@ SINGLE = {
     "journal_has_no_room_for_the_decision": ("stop-copy", "either", [at("source.dump", "disk", "source", "state", 3.0)]),
     "journal_has_no_room_for_the_end": ("stop-copy", "committed", [at("source.end.before-record", "disk", "source", "state", 2.0)]),
     "hook_fails_after_the_commit": ("stop-copy", "committed", [at("destination.commit", "hook", "destination", seconds=2.0)]),
+    "runc_is_killed_in_the_restore": ("auto", "rolled-back", [at("runtime.restore", "program", "destination", "runc")]),
+    "monitor_is_dead_before_the_move": ("stop-copy", "committed", [Fault("program", "source", "conmon")]),
     "engine_is_killed_while_it_creates": ("auto", "either", [at("destination.prepare", "engine", "destination", "own KILL")]),
 }
 
