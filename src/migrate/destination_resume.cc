@@ -5,6 +5,7 @@
 #include "migrate/convert.h"
 #include "migrate/destination.h"
 #include "migrate/resume_file.h"
+#include "sys/cgroup.h"
 
 namespace transship::migrate {
 
@@ -33,6 +34,7 @@ Result<> DestinationMove::save() const {
     facts.set_post_copy(post_copy_);
   }
   if (parked_container_) facts.set_parked(parked_container_->facts());
+  facts.set_arbiter(decisions_->identity());
   return write_resume_file(directory_, file);
 }
 
@@ -53,6 +55,7 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   started_ms_ = facts.started_ms();
   wanted_.arrival = id_;
   staging_ = true;
+  decisions_ = std::make_unique<DecisionRegister>(*services_.store, services_.arbiter.get(), id_, facts.arbiter());
   if (!facts.has_staged()) {
     TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
     return {};
@@ -94,13 +97,26 @@ void DestinationMove::take_up_memory() {
     memory_lost(memory.error());
 }
 
+bool DestinationMove::still_frozen() const {
+  if (!parked_container_) return false;
+  auto cgroup = sys::Cgroup::at(parked_container_->cgroup());
+  auto frozen = cgroup ? cgroup->frozen() : Result<bool>(false);
+  return frozen && *frozen;
+}
+
 void DestinationMove::go_on() {
   fault::pass("destination.resume");
   if (state_text() == "staged" || state_text() == "reserved")
     return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
   auto decision = services_.store->decision(id_);
   if (decision && *decision == state::Decision::kCommit) {
-    // It was written after the release.
+    MutexLock lock(mu_);
+    committed_ = true;
+  }
+  if (decision && *decision == state::Decision::kAbort)
+    return (void)abort(fmt::format("{} has taken it back", source_));
+  if (decision && *decision == state::Decision::kCommit && !(decisions_->has_arbiter() && still_frozen())) {
+    // By the source's word it is written after the release, by the register's before it.
     TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
                 lost().empty() ? "is being filled" : lost());
     if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
@@ -111,6 +127,7 @@ void DestinationMove::go_on() {
   }
   TS_LOG_INFO("recovery: mig={} role=destination {} is parked here: asking {} for the decision", id_, wanted_.name,
               source_);
+  if (decisions_->has_arbiter()) watch_thread_ = Thread("arbiter-watch", [this] { watch_register(); });
   ask_source(end_);
 }
 

@@ -6,6 +6,9 @@
 #include "criu/rescue.h"
 #include "migrate/convert.h"
 #include "migrate/entry_handover.h"
+#include "migrate/give_back.h"
+#include "migrate/resume_file.h"
+#include "migrate/source_decision.h"
 #include "network/moved_connections.h"
 #include "network/old_connections.h"
 #include "sys/process.h"
@@ -18,6 +21,7 @@ constexpr milliseconds kForgetLimit{30'000};
 constexpr milliseconds kForgetEvery{2'000};
 constexpr milliseconds kEndLimit{10'000};
 constexpr milliseconds kTellEvery{500};
+constexpr milliseconds kResolveLimit{5'000};
 constexpr milliseconds kConnectionsEnd{400};
 constexpr milliseconds kSettleLimit{2'000};
 // Without a word from the destination; as in a move that nothing has happened to.
@@ -32,7 +36,8 @@ ResumedSource::ResumedSource(Services& services, std::string move_id, journal::L
       facts_(std::move(facts)),
       end_(std::move(end)),
       waiting_(std::move(waiting)),
-      since_ms_(unix_ms_now()) {}
+      since_ms_(unix_ms_now()),
+      decisions_(*services.store, services.arbiter.get(), id_, facts_.arbiter()) {}
 
 ResumedSource::~ResumedSource() {
   end_.cancel("the daemon ends");
@@ -60,17 +65,27 @@ Standing ResumedSource::standing() const {
   s.container = facts_.container();
   s.here = services_.settings.node;
   s.peer = facts_.peer();
-  s.source = SourceState::kCommitted;
   s.post_copy = facts_.post_copy();
-  s.since_ms = since_ms_;
   MutexLock lock(mu_);
+  s.source = state_;
+  s.since_ms = since_ms_;
   s.last_word = last_word_;
   return s;
 }
 
 Result<> ResumedSource::resolve(state::Decision decision) {
-  TS_TRY(risk_of(standing(), decision));
-  TS_LOG_WARN("mig={} role=source the operator ends the waiting for {}", id_, facts_.peer());
+  auto now = standing();
+  TS_TRY(risk_of(now, decision));
+  // Undecided: what the operator says is one more who writes, and the first one stands.
+  auto stands = decision;
+  if (now.source == SourceState::kAsked) {
+    TS_TRY_ASSIGN(stands, decisions_.decide(decision, Deadline::in(kResolveLimit), end_));
+    TS_TRY(decisions_.keep(stands));
+    MutexLock lock(mu_);
+    resolved_as_ = stands;
+  }
+  if (stands != decision) return decided_otherwise(decisions_, stands);
+  TS_LOG_WARN("mig={} role=source the operator decides: {}", id_, state::decision_name(decision));
   resolved_ = true;
   waiting_.cancel("the operator has resolved it");
   return {};
@@ -88,6 +103,66 @@ bool ResumedSource::tasks_live() const {
 }
 
 void ResumedSource::run() {
+  auto decision = find_out();
+  if (!decision) return;
+  {
+    MutexLock lock(mu_);
+    state_ = *decision == Decision::kCommit ? SourceState::kCommitted : SourceState::kRolledBack;
+    since_ms_ = unix_ms_now();
+  }
+  if (*decision == Decision::kCommit)
+    go_forward();
+  else
+    go_back();
+}
+
+// Frozen until it is known.
+Result<Decision> ResumedSource::find_out() {
+  auto known = services_.store->decision(id_);
+  if (known && *known) return **known;
+  TS_LOG_INFO("recovery: mig={} role=source {} stands still: what does the register say?", id_, facts_.container());
+  SettleOptions options;
+  options.withdrawn = facts_.withdrawn();
+  options.commit_tried = true;
+  SettleHooks hooks;
+  hooks.withdraw = [this] {
+    auto word = withdraw_from(services_, facts_.peer(), id_, waiting_);
+    heard(word ? Result<>() : std::unexpected(word.error()));
+    return word;
+  };
+  hooks.about_to_withdraw = [this] { return remember_withdrawn(); };
+  auto found = settle(decisions_, options, hooks, waiting_);
+  if (found || end_.cancelled()) return found;
+  MutexLock lock(mu_);
+  return resolved_as_ ? Result<Decision>(*resolved_as_) : found;
+}
+
+Result<> ResumedSource::remember_withdrawn() {
+  journal::ResumeFile file;
+  *file.mutable_leaving() = facts_;
+  file.mutable_leaving()->set_withdrawn(true);
+  return write_resume_file(services_.settings.run_dir + "/moves/" + id_, file);
+}
+
+void ResumedSource::go_back() {
+  auto move = services_.store->move(id_);
+  state::Move gone;
+  gone.id = id_;
+  gone.container = facts_.container();
+  bool runs = give_back(services_, move ? *move : gone);
+  directory_ = {};
+  if (move) {
+    move->state = "rolled-back";
+    move->error = "the daemon ended during this move";
+    if (!runs) move->error += fmt::format(", and {} does not run here", facts_.container());
+    move->summary.clear();
+    move->ended_ms = unix_ms_now();
+    (void)services_.unrecorded.put(*services_.store, *move);
+  }
+  ended_ = true;
+}
+
+void ResumedSource::go_forward() {
   TS_LOG_INFO("recovery: mig={} role=source committed: {} belongs to {}{}", id_, facts_.container(), facts_.peer(),
               facts_.post_copy() ? ", which still needs its memory" : "");
   fault::pass("source.resume");
@@ -101,6 +176,7 @@ void ResumedSource::run() {
   if (outcome) lead_to_destination();
   if (outcome) forget();
   if (end_.cancelled()) return;
+  if (outcome) decisions_.retire();
   directory_ = {};
   fault::pass("source.resume.before-record");
   record(outcome);
