@@ -80,10 +80,10 @@ def words_lost(host, *, said_by=None, to=None):
         host.run(["nft", "delete", "table", "inet", "words"], check=False)
 
 
-def kill_daemon(host):
+def kill_daemon(host, signal="KILL"):
     pid = deploy.daemon_pid(host.record)
     if pid:
-        host.run(["kill", "-KILL", pid])
+        host.run(["kill", f"-{signal}", pid])
         services.wait_until(f"the end of transshipd on {host.name}", lambda: deploy.daemon_pid(host.record) == 0)
 
 

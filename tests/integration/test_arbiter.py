@@ -117,17 +117,21 @@ def test_gap_with_and_without_etcd(moving_lab):
 
 # ---- a host is gone for good
 
-def test_the_source_dies(far, scene):
+@pytest.mark.parametrize("what", ["host", "daemon"])
+def test_the_source_dies(far, scene, what):
+    """Of a host nothing is left; of a daemon the tasks, which the next one finds frozen, and kills."""
     at = WorstMoment(scene)
     begin = time.monotonic()
     kill_daemon(at.aws)
-    kill_tasks(at.aws)
+    if what == "host":
+        kill_tasks(at.aws)
     at.answers_arrive()
     wait_for("the container runs on azure", lambda: not frozen(at.azure), LEASE + AND_A_BIT)
     print(f"it runs on azure {time.monotonic() - begin:.1f} s after the end of aws")
     assert register(scene.lab, at.id)["decision"] == "commit azure"
     scene.redis.wait_answer(at.azure)
     at.move.outcome()
+    assert what == "host" or frozen(at.aws)
     start_daemon(at.aws)
     scene.check_runs_on("azure", seconds=30)
     at.watch.check_never_two()
@@ -230,11 +234,12 @@ def test_without_a_majority_what_began_is_taken_back(far, scene):
     watch.check_never_two()
 
 
-def test_without_a_majority_and_without_the_destination_it_stands_still(far, scene):
-    """Also for the next daemon; until etcd is back."""
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_without_a_majority_and_without_the_destination_it_stands_still(far, scene, signal):
+    """Also for the next daemon, however this one ended; until etcd is back."""
     at = WorstMoment(scene)
     kill_etcd(scene.lab, "etcd-2", "etcd-3")
-    kill_daemon(at.aws)
+    kill_daemon(at.aws, signal)
     at.move.outcome()
     start_daemon(at.aws)
     for _ in range(LEASE + AND_A_BIT):
