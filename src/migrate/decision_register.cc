@@ -74,12 +74,12 @@ Result<std::optional<Decision>> DecisionRegister::decision(Deadline deadline, co
   return arbiter_->decision(move_id_, deadline, cancel);
 }
 
-Result<std::optional<Decision>> DecisionRegister::take_over(Deadline deadline, const Cancel& cancel) {
+Result<std::optional<Decision>> DecisionRegister::take_over(Decision wanted, Deadline deadline, const Cancel& cancel) {
   if (!has_arbiter()) return std::nullopt;
   TS_TRY_ASSIGN(auto copy, journal_.decision(move_id_));
   if (copy) return copy;
   TS_TRY(check_once(deadline, cancel));
-  return arbiter_->take_over(move_id_, deadline, cancel);
+  return arbiter_->take_over(move_id_, wanted, deadline, cancel);
 }
 
 Result<std::unique_ptr<arbiter::SourceHold>> DecisionRegister::hold_source(const Cancel& cancel) {

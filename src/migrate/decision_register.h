@@ -38,7 +38,7 @@ class DecisionRegister {
   // What stands; nullopt: nothing yet.
   Result<std::optional<Decision>> decision(Deadline deadline, const Cancel& cancel);
   // A parked destination's (arbiter.h). Without an arbiter there is nothing to be said: nullopt.
-  Result<std::optional<Decision>> take_over(Deadline deadline, const Cancel& cancel);
+  Result<std::optional<Decision>> take_over(Decision wanted, Deadline deadline, const Cancel& cancel);
   // nullptr without an arbiter.
   Result<std::unique_ptr<arbiter::SourceHold>> hold_source(const Cancel& cancel);
   // The arbiter answers, and is the agreed one.

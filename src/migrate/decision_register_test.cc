@@ -66,12 +66,12 @@ TEST_F(RegisterTest, WithoutAnArbiterTheJournalDecides) {
   EXPECT_EQ(said(alone.decide(Decision::kCommit, soon(), never_)), "commit");
   EXPECT_EQ(said(alone.decide(Decision::kAbort, soon(), never_)), "commit");
   EXPECT_EQ(said(alone.decision(soon(), never_)), "commit");
-  EXPECT_EQ(said(alone.take_over(soon(), never_)), "nothing");
+  EXPECT_EQ(said(alone.take_over(Decision::kCommit, soon(), never_)), "nothing");
   EXPECT_EQ(*alone.hold_source(never_), nullptr);
 }
 
 TEST_F(RegisterTest, WithOneBothSeeTheFirstWord) {
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "commit");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
   EXPECT_EQ(said(aws_.decisions.decide(Decision::kAbort, soon(), never_)), "commit");
   EXPECT_EQ(said(aws_.journal->decision(kId)), "nothing") << "the copy is made by keep()";
 }
@@ -79,9 +79,9 @@ TEST_F(RegisterTest, WithOneBothSeeTheFirstWord) {
 TEST_F(RegisterTest, AHeldSourceIsLeftAlone) {
   auto hold = aws_.decisions.hold_source(never_);
   ASSERT_TRUE(hold);
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "nothing");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "nothing");
   hold->reset();
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "commit");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
 }
 
 TEST_F(RegisterTest, TheCopyInTheJournalWins) {
@@ -95,11 +95,16 @@ TEST_F(RegisterTest, AnotherArbiterKnowsNothing) {
   DecisionRegister other(*aws_.journal, &aws_.arbiter, kId, "etcd beef /transship");
   EXPECT_EQ(other.decide(Decision::kAbort, soon(), never_).error().code(), arbiter::kOutcomeUnknown);
   EXPECT_EQ(other.decision(soon(), never_).error().code(), arbiter::kOutcomeUnknown);
-  EXPECT_EQ(other.take_over(soon(), never_).error().code(), arbiter::kOutcomeUnknown);
+  EXPECT_EQ(other.take_over(Decision::kCommit, soon(), never_).error().code(), arbiter::kOutcomeUnknown);
   DecisionRegister none(*aws_.journal, nullptr, kId, shared_->identity);
   EXPECT_EQ(none.decide(Decision::kAbort, soon(), never_).error().code(), arbiter::kOutcomeUnknown);
   MutexLock lock(shared_->mu);
   EXPECT_TRUE(shared_->decisions.empty());
+}
+
+TEST_F(RegisterTest, WithoutItsMemoryADestinationTakesOverWithAnAbort) {
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kAbort, soon(), never_)), "abort");
+  EXPECT_EQ(said(aws_.decisions.decide(Decision::kCommit, soon(), never_)), "abort");
 }
 
 // ---- settle
@@ -108,11 +113,11 @@ TEST_F(RegisterTest, ARollbackIsAnAbortInTheRegister) {
   EXPECT_EQ(said(settle(aws_.decisions, quick(), hooks({}), never_)), "abort");
   EXPECT_EQ(withdrawals_, 0);
   EXPECT_EQ(said(aws_.journal->decision(kId)), "abort");
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "abort");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "abort");
 }
 
 TEST_F(RegisterTest, ARollbackTurnsIntoACommit) {
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "commit");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
   EXPECT_EQ(said(settle(aws_.decisions, quick(), hooks({}), never_)), "commit");
   EXPECT_EQ(said(aws_.journal->decision(kId)), "commit");
 }
@@ -151,7 +156,7 @@ TEST_F(RegisterTest, AfterAWithdrawalCommitInTheRegisterIsNotEnough) {
 }
 
 TEST_F(RegisterTest, TheNextDaemonRemembersAWithdrawal) {
-  EXPECT_EQ(said(azure_.decisions.take_over(soon(), never_)), "commit");
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
   auto options = quick();
   options.withdrawn = true;
   EXPECT_EQ(said(settle(aws_.decisions, options, hooks({Decision::kCommit}), never_)), "commit");

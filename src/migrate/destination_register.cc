@@ -41,8 +41,7 @@ void DestinationMove::watch_register() {
 bool DestinationMove::obey_register() {
   // Without its memory, or with a part of it still there, it could not do without its source.
   bool could_run = !standing().post_copy && lost().empty();
-  auto deadline = Deadline::in(kAskLimit);
-  auto stands = could_run ? decisions_->take_over(deadline, end_) : decisions_->decision(deadline, end_);
+  auto stands = decisions_->take_over(could_run ? Decision::kCommit : Decision::kAbort, Deadline::in(kAskLimit), end_);
   if (!stands) {
     if (log_register_.passed()) TS_LOG_WARN("mig={} arbiter: {}", id_, stands.error().message());
     if (log_register_.passed()) log_register_ = Deadline::in(kLogEvery);
