@@ -119,10 +119,11 @@ class DestinationMove {
 
   DestinationMove(Services& services, const SessionPeer& source, std::string id, std::string lane_token, Cancel cancel);
   // For whoever comes after a kill -9 of this daemon.
-  Result<> save() const;
+  Result<> save(bool running = false) const;
   Result<> take_up(const journal::Arriving& facts);
   void take_up_memory();
   void go_on();
+  void go_on_running();
   std::string lost() const;
   bool still_frozen() const;
   Result<> set_up(const peer::ReserveRequest& request);

@@ -119,6 +119,9 @@ Result<peer::Reply> DestinationMove::commit(bool by_register) {
       return fail(Errc::kCorrupt, "{} was killed on {}: {}", wanted_.name, services_.settings.node, lost_);
     }
   }
+  // Before it runs: a daemon that comes back to it must not take it for parked. In memory, like the container itself.
+  TS_TRY_CTX(save(/*running=*/true), "write down that it runs");
+  TS_TRY(fault::at("destination.commit.saved"));
   auto begin = Clock::now();
   auto urgent = std::make_optional<sys::Urgent>();
   // The route may change while the tasks are being released: their sockets exist, so nobody gets a reset. But not while

@@ -70,7 +70,9 @@ Result<> DestinationMove::begin_commit(bool by_register) {
 Result<Decision> DestinationMove::withdraw(const std::string& reason) {
   {
     MutexLock lock(mu_);
-    if (committed_ || state_ == State::kRunning) return Decision::kCommit;
+    if (state_ == State::kRunning) return Decision::kCommit;
+    // The source's own tasks die by this answer.
+    if (committed_) return fail(Errc::kUnavailable, "{} is to run here, and does not yet", wanted_.name);
     withdrawn_ = true;
   }
   // For a daemon that comes after a kill -9 of this one: the source may thaw as soon as it hears of it.

@@ -8,8 +8,13 @@
 #include "sys/cgroup.h"
 
 namespace transship::migrate {
+namespace {
 
-Result<> DestinationMove::save() const {
+constexpr milliseconds kReleaseEvery{1000};
+
+}  // namespace
+
+Result<> DestinationMove::save(bool running) const {
   journal::ResumeFile file;
   auto& facts = *file.mutable_arriving();
   facts.set_source(source_);
@@ -35,6 +40,7 @@ Result<> DestinationMove::save() const {
   }
   if (parked_container_) facts.set_parked(parked_container_->facts());
   facts.set_arbiter(decisions_->identity());
+  facts.set_running(running);
   return write_resume_file(directory_, file);
 }
 
@@ -76,6 +82,7 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
     MutexLock lock(mu_);
     state_ = facts.parked().empty() ? State::kStaged : State::kParked;
     post_copy_ = facts.post_copy();
+    committed_ = facts.running();
     state_since_ms_ = unix_ms_now();
     if (facts.parked().empty()) return {};
     if (parked)
@@ -109,26 +116,33 @@ void DestinationMove::go_on() {
   if (state_text() == "staged" || state_text() == "reserved")
     return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
   auto decision = services_.store->decision(id_);
-  if (decision && *decision == state::Decision::kCommit) {
-    MutexLock lock(mu_);
-    committed_ = true;
-  }
   if (decision && *decision == state::Decision::kAbort)
     return (void)abort(fmt::format("{} has taken it back", source_));
-  if (decision && *decision == state::Decision::kCommit && !(decisions_->has_arbiter() && still_frozen())) {
-    // By the source's word it is written after the release, by the register's before it.
-    TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
-                lost().empty() ? "is being filled" : lost());
-    if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
+  bool committed = decision && *decision == state::Decision::kCommit;
+  {
     MutexLock lock(mu_);
-    state_ = State::kRunning;  // it was before
-    finish_thread_ = Thread("finish", [this] { finish_running(); });
-    return;
+    committed_ = committed_ || committed;
+    committed = committed_;
   }
+  if (committed) return go_on_running();
   TS_LOG_INFO("recovery: mig={} role=destination {} is parked here: asking {} for the decision", id_, wanted_.name,
               source_);
   if (decisions_->has_arbiter()) watch_thread_ = Thread("arbiter-watch", [this] { watch_register(); });
   ask_source(end_);
+}
+
+// It was written down before it ran, so that it may stand still yet.
+void DestinationMove::go_on_running() {
+  TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
+              lost().empty() ? "is being filled" : lost());
+  while (still_frozen()) {
+    if (commit() || !sleep_for(kReleaseEvery, end_)) return;
+  }
+  if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
+  MutexLock lock(mu_);
+  if (state_ == State::kRunning) return;  // lost while it stood still
+  state_ = State::kRunning;
+  finish_thread_ = Thread("finish", [this] { finish_running(); });
 }
 
 }  // namespace transship::migrate
