@@ -91,11 +91,14 @@ Result<std::unique_ptr<arbiter::SourceHold>> DecisionRegister::hold_source(const
 
 Result<> DecisionRegister::keep(Decision decision) { return journal_.decide(move_id_, decision); }
 
+Result<> DecisionRegister::keep_word(Decision word) {
+  return word == Decision::kAbort ? journal_.abort_after_all(move_id_) : journal_.decide(move_id_, word);
+}
+
 std::unexpected<Error> decided_otherwise(const DecisionRegister& decisions, Decision stands) {
-  return std::unexpected(
-      Error(Errc::kRefused,
-            fmt::format("move {} was decided already, by {}: {}. That is what becomes of it now", decisions.move_id(),
-                        decisions.has_arbiter() ? decisions.identity() : "the journal", state::decision_name(stands))));
+  auto where = decisions.has_arbiter() ? decisions.identity() : std::string("the journal");
+  return fail(Errc::kAlreadyExists, "move {} was decided already: {}, says {}. That is what becomes of it now",
+              decisions.move_id(), state::decision_name(stands), where);
 }
 
 void DecisionRegister::retire() {
@@ -122,29 +125,18 @@ class Settling {
     // Nobody but this source writes, and it will not: as good as written.
     if (!stands && !decisions_.has_arbiter() && !commit_tried_) stands = Decision::kAbort;
     if (!stands) return unknown(stands.error());
-    if (*stands == Decision::kCommit && withdrawn_) {
-      reason_ = "the register says commit, and the destination was told to end its copy";
-      return std::nullopt;
-    }
+    committed_ = *stands == Decision::kCommit;
     // Should it fail, the register still says so.
-    if (auto kept = decisions_.keep(*stands); !kept)
-      TS_LOG_ERROR("mig={} journal: {}", decisions_.move_id(), kept.error().message());
+    log_unless(decisions_.keep(*stands));
+    if (committed_ && withdrawn_) return obeyed(hooks_.commit());
     return *stands;
   }
 
+  // Not where the register says *commit*: what is parked there is to run.
   std::optional<Decision> by_destination() {
-    if (!withdrawn_) {
-      if (auto r = hooks_.about_to_withdraw(); !r) return unknown(r.error());
-    }
+    if (committed_) return std::nullopt;
     withdrawn_ = true;
-    auto word = hooks_.withdraw();
-    if (!word) return unknown(word.error());
-    auto kept = decisions_.keep(*word);
-    if (kept) return *word;
-    // A daemon after this one would go by what the register says.
-    if (*word == Decision::kAbort && decisions_.has_arbiter()) return unknown(kept.error());
-    TS_LOG_ERROR("mig={} journal: {}", decisions_.move_id(), kept.error().message());
-    return *word;
+    return obeyed(hooks_.withdraw());
   }
 
   void log() {
@@ -158,10 +150,20 @@ class Settling {
     reason_ = error.message();
     return std::nullopt;
   }
+  void log_unless(const Result<>& kept) {
+    if (!kept) TS_LOG_ERROR("mig={} journal: {}", decisions_.move_id(), kept.error().message());
+  }
+  // The destination's word counts also where it cannot be written: a daemon after this one asks for it again.
+  std::optional<Decision> obeyed(const Result<Decision>& word) {
+    if (!word) return unknown(word.error());
+    log_unless(decisions_.keep_word(*word));
+    return *word;
+  }
   DecisionRegister& decisions_;
   const SettleHooks& hooks_;
   const Cancel& end_;
   bool withdrawn_;
+  bool committed_ = false;  // says the register
   const bool commit_tried_;
   std::string reason_;
   Deadline next_log_ = Deadline::in(milliseconds(0));

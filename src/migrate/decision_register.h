@@ -43,8 +43,10 @@ class DecisionRegister {
   Result<std::unique_ptr<arbiter::SourceHold>> hold_source(const Cancel& cancel);
   // The arbiter answers, and is the agreed one.
   Result<> check(Deadline deadline, const Cancel& cancel);
-  // On disk when it returns: what stands, or *abort* by the destination's word.
+  // On disk when it returns: what stands.
   Result<> keep(Decision decision);
+  // The same by the destination's word, which is good for more than what stands (rule 5).
+  Result<> keep_word(Decision word);
   // Both sides know, and have ended it. Tries once.
   void retire();
 
@@ -68,12 +70,12 @@ struct SettleHooks {
   // Says Withdraw to the destination. *Abort*: its tasks are dead; *commit*: the container runs there. An error: no
   // answer, or it knows nothing of the move.
   std::function<Result<Decision>()> withdraw;
-  // Before the first time: remembered also by the next daemon.
-  std::function<Result<>()> about_to_withdraw;
+  // Says Commit to it, with the same answers.
+  std::function<Result<Decision>()> commit;
 };
 struct SettleOptions {
-  // It was said before, and not answered: the destination may have ended its copy, so that *commit* in the register is
-  // not enough any more, and only its answer counts.
+  // Withdraw was said and not answered, or may have been, by a daemon before this one: the destination may have ended
+  // its copy, so that *commit* in the register is not enough any more, and only its answer counts (rule 7).
   bool withdrawn = false;
   // *Commit* may have been written by this source. Otherwise, without an arbiter, nothing was and nothing will be.
   bool commit_tried = false;

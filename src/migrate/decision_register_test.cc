@@ -1,5 +1,6 @@
 #include "migrate/decision_register.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "arbiter/fake_arbiter.h"
@@ -31,19 +32,22 @@ class RegisterTest : public ::testing::Test {
   SettleHooks hooks(std::vector<Result<Decision>> answers) {
     answers_ = std::move(answers);
     SettleHooks h;
-    h.withdraw = [this]() -> Result<Decision> {
+    h.withdraw = [this] {
       ++withdrawals_;
       if (on_withdraw_) on_withdraw_();
-      if (answers_.empty()) return fail(Errc::kUnavailable, "silent");
-      auto answer = std::move(answers_.front());
-      answers_.erase(answers_.begin());
-      return answer;
+      return answer();
     };
-    h.about_to_withdraw = [this]() -> Result<> {
-      ++remembered_;
-      return {};
+    h.commit = [this] {
+      ++commits_;
+      return answer();
     };
     return h;
+  }
+  Result<Decision> answer() {
+    if (answers_.empty()) return fail(Errc::kUnavailable, "silent");
+    auto answer = std::move(answers_.front());
+    answers_.erase(answers_.begin());
+    return answer;
   }
   SettleOptions quick() {
     SettleOptions o;
@@ -57,7 +61,7 @@ class RegisterTest : public ::testing::Test {
   std::vector<Result<Decision>> answers_;
   std::function<void()> on_withdraw_;
   int withdrawals_ = 0;
-  int remembered_ = 0;
+  int commits_ = 0;
   Cancel never_ = *Cancel::create();
 };
 
@@ -102,9 +106,13 @@ TEST_F(RegisterTest, AnotherArbiterKnowsNothing) {
   EXPECT_TRUE(shared_->decisions.empty());
 }
 
-TEST_F(RegisterTest, WithoutItsMemoryADestinationTakesOverWithAnAbort) {
-  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kAbort, soon(), never_)), "abort");
-  EXPECT_EQ(said(aws_.decisions.decide(Decision::kCommit, soon(), never_)), "abort");
+TEST_F(RegisterTest, WhoComesSecondHearsWhatStands) {
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
+  auto stands = aws_.decisions.decide(Decision::kAbort, soon(), never_);
+  ASSERT_TRUE(stands);
+  auto error = decided_otherwise(aws_.decisions, *stands).error();
+  EXPECT_EQ(error.code(), Errc::kAlreadyExists);
+  EXPECT_THAT(error.message(), ::testing::HasSubstr("commit, says etcd f00 /transship"));
 }
 
 // ---- settle
@@ -125,7 +133,6 @@ TEST_F(RegisterTest, ARollbackTurnsIntoACommit) {
 TEST_F(RegisterTest, WithoutTheArbiterTheDestinationsWordCounts) {
   aws_.arbiter.set(Link::kDown);
   EXPECT_EQ(said(settle(aws_.decisions, quick(), hooks({Decision::kAbort}), never_)), "abort");
-  EXPECT_EQ(remembered_, 1);
   EXPECT_EQ(said(aws_.journal->decision(kId)), "abort");
 }
 
@@ -136,7 +143,6 @@ TEST_F(RegisterTest, ItIsAskedUntilSomebodyAnswers) {
   };
   EXPECT_EQ(said(settle(aws_.decisions, quick(), hooks({}), never_)), "abort");
   EXPECT_EQ(withdrawals_, 3);
-  EXPECT_EQ(remembered_, 1);
 }
 
 // Its own commit was written, but it did not hear of that; then it told the destination to end its copy, and did not
@@ -151,17 +157,36 @@ TEST_F(RegisterTest, AfterAWithdrawalCommitInTheRegisterIsNotEnough) {
   options.destination_first = true;
   auto lost = [] { return Result<Decision>(fail(Errc::kTimeout, "lost")); };
   EXPECT_EQ(said(settle(aws_.decisions, options, hooks({lost(), lost(), Decision::kAbort}), never_)), "abort");
-  EXPECT_EQ(withdrawals_, 3);
+  EXPECT_EQ(withdrawals_, 1);
+  EXPECT_EQ(commits_, 2) << "what is parked there is to run, if it can";
   EXPECT_EQ(said(aws_.journal->decision(kId)), "abort") << "and that is what it goes by";
 }
 
-TEST_F(RegisterTest, TheNextDaemonRemembersAWithdrawal) {
+// Not knowing whether the one before it has said Withdraw.
+TEST_F(RegisterTest, TheNextDaemonAsksThoughTheRegisterSaysCommit) {
   EXPECT_EQ(said(azure_.decisions.take_over(Decision::kCommit, soon(), never_)), "commit");
   auto options = quick();
   options.withdrawn = true;
-  EXPECT_EQ(said(settle(aws_.decisions, options, hooks({Decision::kCommit}), never_)), "commit");
-  EXPECT_EQ(withdrawals_, 1);
-  EXPECT_EQ(remembered_, 0);
+  auto silent = [] { return Result<Decision>(fail(Errc::kUnavailable, "silent")); };
+  EXPECT_EQ(said(settle(aws_.decisions, options, hooks({silent(), Decision::kCommit}), never_)), "commit");
+  EXPECT_EQ(withdrawals_, 0);
+  EXPECT_EQ(commits_, 2);
+}
+
+// Rule 5: the destination has ended its copy, whatever the journal says.
+TEST_F(RegisterTest, WithoutAnArbiterTheDestinationsWordStandsOverACommit) {
+  DecisionRegister alone(*aws_.journal, nullptr, kId, "");
+  ASSERT_TRUE(aws_.journal->decide(kId, Decision::kCommit));
+  auto options = quick();
+  options.withdrawn = true;
+  EXPECT_EQ(said(settle(alone, options, hooks({Decision::kAbort}), never_)), "abort");
+  EXPECT_EQ(commits_, 1);
+  EXPECT_EQ(said(alone.decision(soon(), never_)), "abort");
+}
+
+TEST_F(RegisterTest, WithoutItsMemoryADestinationTakesOverWithAnAbort) {
+  EXPECT_EQ(said(azure_.decisions.take_over(Decision::kAbort, soon(), never_)), "abort");
+  EXPECT_EQ(said(aws_.decisions.decide(Decision::kCommit, soon(), never_)), "abort");
 }
 
 TEST_F(RegisterTest, AnAbortInTheRegisterIsAlwaysEnough) {

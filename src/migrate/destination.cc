@@ -199,6 +199,7 @@ Standing DestinationMove::standing() const {
   s.destination = state_;
   s.since_ms = state_since_ms_;
   s.post_copy = post_copy_;
+  s.arbiter = decisions_ && decisions_->has_arbiter();
   s.last_word = last_word_;
   if (!lost_.empty()) s.last_word.problem = lost_;
   return s;

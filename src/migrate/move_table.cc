@@ -11,6 +11,10 @@ constexpr milliseconds kArbiterLimit{3000};
 // When the daemon is to end, for a move whose decision is not known to find it out. After that it stays frozen.
 constexpr milliseconds kStopPatience{5000};
 
+bool arrived_from(const state::Move& move, const std::string& peer) {
+  return move.role == "destination" && move.from == peer;
+}
+
 // How an arrival that is over has ended, where no decision is in the journal: undone, or its host went down with it.
 // What was parked then has never run.
 Decision end_of(const state::Move& arrival) {
@@ -172,8 +176,13 @@ Result<> MoveTable::resume(const std::string& move_id, const journal::ResumeFile
 
 Result<> MoveTable::ended_here(const std::string& move_id, const std::string& peer) const {
   auto move = services_.store->move(move_id);
-  if (move && move->role == "destination" && move->from == peer) {
-    if (move->state == "done") return {};
+  if (!move && move.error().code() != Errc::kNotFound) return std::unexpected(std::move(move).error());
+  TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
+  // Decisions are kept longer than what else is known of moves.
+  if (move ? arrived_from(*move, peer) : decided.has_value()) {
+    if (decided == Decision::kAbort || (move && move->state == "rolled-back"))
+      return fail(Errc::kCancelled, "move {} was ended on {}", move_id, services_.settings.node);
+    if (!move || move->state == "done") return {};
     if (move->state == "failed") return fail(Errc::kCorrupt, "{}", move->error);
   }
   return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
@@ -231,9 +240,9 @@ Result<peer::Decision> MoveTable::withdraw(const std::string& move_id, const std
     return decision == Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
   }
   auto record = services_.store->move(move_id);
-  if (!record || record->role != "destination" || record->from != peer)
-    return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
   TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
+  if (record ? !arrived_from(*record, peer) : !decided)
+    return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
   if (!decided) {
     if (record->ended_ms == 0) return fail(Errc::kUnavailable, "move {} has not ended here, and is not known", move_id);
     decided = end_of(*record);

@@ -48,7 +48,7 @@ class MoveTable {
   // that peer's.
   Result<peer::Decision> withdraw(const std::string& move_id, const std::string& peer);
   // How a move of that peer's that find() does not know any more ended here: the source may not have heard of it.
-  // kNotFound: no such move. kCorrupt: committed, and lost.
+  // kNotFound: no such move. kCorrupt: committed, and lost. kCancelled: aborted.
   Result<> ended_here(const std::string& move_id, const std::string& peer) const;
   std::vector<std::shared_ptr<DestinationMove>> destinations() const;
 

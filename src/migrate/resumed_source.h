@@ -1,6 +1,6 @@
-// A source's move that was committed when its daemon was killed: forward is the only way. The tasks stand still, their
-// network is shut (shut_network.h); in post-copy the destination still needs their memory. Or one that had said
-// Restore, and that an arbiter decides: first it is found out which of the two it is (decision_register.h).
+// A source's move that had said Restore when its daemon was killed. While its tasks stand still, their network shut
+// (shut_network.h), it is found out what becomes of them: register and destination must both have said so
+// (decision_register.h). Forward: they are ended, in post-copy when the destination has their memory. Back: they run.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -40,11 +40,14 @@ class ResumedSource {
  private:
   ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end, Cancel waiting);
   void heard(const Result<>& answer);
+  Result<Decision> heard_of(Result<Decision> word);
   void run();
   Result<Decision> find_out();
   void go_forward();
   void go_back();
-  Result<> remember_withdrawn();
+  void enter(SourceState state);
+  Result<Decision> forward_if_possible();
+  Result<Decision> say_commit();
   bool tasks_live() const;
   Result<std::unique_ptr<PeerSession>> connect();
   Result<> tell_commit();
@@ -66,7 +69,8 @@ class ResumedSource {
   std::atomic<bool> resolved_ = false;
   mutable Mutex mu_;
   SourceState state_ GUARDED_BY(mu_) = SourceState::kAsked;
-  int64_t since_ms_ GUARDED_BY(mu_);  // that this daemon knows of
+  int64_t since_ms_ GUARDED_BY(mu_);          // that this daemon knows of
+  bool unconfirmed_ GUARDED_BY(mu_) = false;  // committed, and kept frozen until the destination answers that it runs
   std::optional<Decision> resolved_as_ GUARDED_BY(mu_);
   LastWord last_word_ GUARDED_BY(mu_);
   sys::TmpfsMount directory_;

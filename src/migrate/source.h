@@ -187,7 +187,6 @@ class SourceMove {
   bool asked_ = false;                                   // Restore has been said, or is about to be
   bool commit_tried_ = false;                            // perhaps it is written
   bool register_silent_ = false;                         // the arbiter did not answer just now
-  bool withdrawn_ = false;                               // Withdraw has been said, or is about to be
   bool aborted_ = false;                                 // after asked_: the register says so
   bool forward_ = false;                                 // after a failure: the register says commit
   Thread copy_thread_;                                   // of the decision, into the journal

@@ -30,6 +30,21 @@ Result<Decision> withdraw_from(const Services& services, const std::string& peer
   return fail(Errc::kPeerProtocol, "{} answers neither commit nor abort", peer);
 }
 
+Result<Decision> commit_at(const Services& services, const std::string& peer, const std::string& move_id,
+                           const Cancel& cancel) {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(peer));
+  TS_TRY_ASSIGN(auto session, PeerSession::connect(services.identity, target, services.settings.node,
+                                                   Deadline::in(kConnectLimit), cancel));
+  peer::Request request;
+  request.mutable_commit()->set_move_id(move_id);
+  auto reply = session->call(request, Deadline::in(kWithdrawLimit), cancel);
+  if (reply) return Decision::kCommit;
+  TS_TRY(cancel.check());
+  if (reply.error().code() != Errc::kCancelled) return std::unexpected(std::move(reply).error());
+  // It has ended the move, it says. Its word for that is the answer to another question.
+  return withdraw_from(services, peer, move_id, cancel);
+}
+
 // While it still runs: an arbiter that does not answer is not to be noticed when it stands still.
 Result<> SourceMove::check_arbiter() {
   if (!source_hold_) return {};
@@ -78,10 +93,7 @@ Result<> SourceMove::settle_failed(Error error) {
   options.destination_first = register_silent_;
   SettleHooks hooks;
   hooks.withdraw = [this] { return withdraw_from(services_, request_.peer, id(), leaving_); };
-  hooks.about_to_withdraw = [this]() -> Result<> {
-    withdrawn_ = true;
-    return save();
-  };
+  hooks.commit = [this] { return commit_at(services_, request_.peer, id(), leaving_); };
   auto known = settle(*decisions_, options, hooks, leaving_);
   if (known && *known == Decision::kCommit) {
     TS_LOG_WARN("mig={} phase={} it is committed: forward", id(), reporter_.phase());

@@ -10,5 +10,8 @@ namespace transship::migrate {
 // A session of its own: the move's may hang. *Abort*: the destination's tasks are dead; *commit*: they run there.
 Result<Decision> withdraw_from(const Services& services, const std::string& peer, const std::string& move_id,
                                const Cancel& cancel);
+// Says Commit, with the same answers.
+Result<Decision> commit_at(const Services& services, const std::string& peer, const std::string& move_id,
+                           const Cancel& cancel);
 
 }  // namespace transship::migrate

@@ -316,7 +316,6 @@ Result<> SourceMove::save() const {
   facts.set_keep_source(request_.keep_source);
   facts.set_post_copy(follow_);
   facts.set_arbiter(decisions_->identity());
-  facts.set_withdrawn(withdrawn_);
   facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
   facts.set_link_bytes_per_second(link_bits_per_second() / 8);
   facts.set_max_bits_per_second(planned_.max_bits_per_second);

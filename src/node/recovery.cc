@@ -46,9 +46,8 @@ bool undecided(migrate::Services& services, const Unfinished& move) {
 Result<bool> can_go_on(migrate::Services& services, const Unfinished& move) {
   if (move.facts.has_arriving()) return true;
   if (!move.facts.has_leaving()) return false;
-  const auto& leaving = move.facts.leaving();
   TS_TRY_ASSIGN(auto decision, decided(services, move.move_id));
-  bool by_journal = leaving.arbiter().empty() && !leaving.withdrawn();
+  bool by_journal = move.facts.leaving().arbiter().empty();
   if (decision == state::Decision::kInvalid && by_journal)
     return !services.store->decide(move.move_id, state::Decision::kAbort);
   return decision != state::Decision::kAbort;

@@ -156,6 +156,17 @@ def test_the_source_is_cut_off_and_comes_back(far, scene):
     assert all(until - since < DYING for since, until in ran["aws"] if until > begin), ran
 
 
+def test_an_operator_is_one_more_who_decides(far, scene):
+    at = WorstMoment(scene)
+    at.azure.run(["transship", "resolve", at.id, "--abort", "--yes"])
+    assert register(scene.lab, at.id)["decision"] == "abort azure"
+    at.answers_arrive()
+    outcome = at.move.outcome()
+    assert outcome.code == ROLLED_BACK and "abort" in outcome.error["message"], outcome.lines[-1]
+    scene.check_runs_on("aws", seconds=30)
+    at.watch.check_never_two()
+
+
 def test_the_destination_dies(far, scene):
     at = WorstMoment(scene)
     kill_daemon(at.azure)
