@@ -46,9 +46,10 @@ class Arbiter {
   // For a source, before the destination may become able to run the container.
   virtual Result<std::unique_ptr<SourceHold>> hold_source(const std::string& move_id, Deadline deadline,
                                                           const Cancel& cancel) = 0;
-  // For a parked destination that has all memory: when the source is not held and nothing is decided, *commit* is
-  // written, in one step. What stands afterwards; nullopt: nothing, the source is held. kOutcomeUnknown as above.
-  virtual Result<std::optional<Decision>> take_over(const std::string& move_id, Deadline deadline,
+  // For a parked destination: when the source is not held and nothing is decided, `wanted` is written, in one step:
+  // *commit* if it has all memory, *abort* if that is gone with the source. What stands afterwards; nullopt: nothing,
+  // the source is held. kOutcomeUnknown as above.
+  virtual Result<std::optional<Decision>> take_over(const std::string& move_id, Decision wanted, Deadline deadline,
                                                     const Cancel& cancel) = 0;
   // Both sides have ended the move for good: what stands is forgotten after kRemembered.
   virtual Result<> retire(const std::string& move_id, Deadline deadline, const Cancel& cancel) = 0;

@@ -32,12 +32,12 @@ class EtcdArbiter final : public Arbiter {
     return hold_in_etcd(cluster_, source_key(move_id), deadline, cancel);
   }
 
-  Result<std::optional<Decision>> take_over(const std::string& move_id, Deadline deadline,
+  Result<std::optional<Decision>> take_over(const std::string& move_id, Decision wanted, Deadline deadline,
                                             const Cancel& cancel) override {
     auto key = decision_key(move_id);
-    auto request = etcd::put_if_absent(key, text(Decision::kCommit), {key, source_key(move_id)});
+    auto request = etcd::put_if_absent(key, text(wanted), {key, source_key(move_id)});
     TS_TRY_ASSIGN(auto txn, write(request, deadline, cancel));
-    if (txn.succeeded) return Decision::kCommit;
+    if (txn.succeeded) return wanted;
     if (txn.values.size() != 2) return fail(kOutcomeUnknown, "etcd's answer about {} is too short", key);
     return parsed(txn.values[0]);
   }

@@ -60,6 +60,11 @@ class Etcd {
     if (::posix_spawnp(&pid_, "setpriv", nullptr, nullptr, argv.data(), environ) != 0) pid_ = 0;
   }
   void signal(int number) const { ::kill(pid_, number); }
+  // Until none of its threads runs.
+  void freeze() const {
+    signal(SIGSTOP);
+    ::waitpid(pid_, nullptr, WUNTRACED);
+  }
   void stop() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
@@ -124,20 +129,20 @@ TEST_F(EtcdTest, AHeldSourceIsNotTakenOverAndOneThatIsGoneIs) {
     auto hold = aws->hold_source(id_, soon(), never_);
     ASSERT_TRUE(hold) << hold.error().message();
     EXPECT_TRUE((*hold)->check());
-    EXPECT_EQ(said(azure->take_over(id_, soon(), never_)), "nothing");
+    EXPECT_EQ(said(azure->take_over(id_, Decision::kCommit, soon(), never_)), "nothing");
     // Longer than the lease: it is kept alive.
     ::usleep(2'600'000);
-    EXPECT_EQ(said(azure->take_over(id_, soon(), never_)), "nothing");
+    EXPECT_EQ(said(azure->take_over(id_, Decision::kCommit, soon(), never_)), "nothing");
     EXPECT_TRUE((*hold)->check());
   }
-  EXPECT_EQ(said(azure->take_over(id_, soon(), never_)), "commit");
+  EXPECT_EQ(said(azure->take_over(id_, Decision::kCommit, soon(), never_)), "commit");
   EXPECT_EQ(said(aws->decide(id_, Decision::kAbort, soon(), never_)), "commit");
 }
 
 TEST_F(EtcdTest, WhatIsDecidedIsNotTakenOver) {
   auto aws = make("aws");
   EXPECT_EQ(said(aws->decide(id_, Decision::kAbort, soon(), never_)), "abort");
-  EXPECT_EQ(said(aws->take_over(id_, soon(), never_)), "abort");
+  EXPECT_EQ(said(aws->take_over(id_, Decision::kCommit, soon(), never_)), "abort");
   EXPECT_TRUE(aws->retire(id_, soon(), never_));
   EXPECT_EQ(said(aws->decision(id_, soon(), never_)), "abort");
   EXPECT_TRUE(aws->retire(id_ + "-none", soon(), never_));
@@ -158,14 +163,15 @@ TEST_F(EtcdTest, NoAnswerIsNotANo) {
   ASSERT_FALSE(decided);
   EXPECT_EQ(decided.error().code(), kOutcomeUnknown);
   EXPECT_LT(Clock::now() - begin, milliseconds(1500));
-  EXPECT_EQ(aws->take_over(id_, Deadline::in(milliseconds(100)), never_).error().code(), kOutcomeUnknown);
+  EXPECT_EQ(aws->take_over(id_, Decision::kCommit, Deadline::in(milliseconds(100)), never_).error().code(),
+            kOutcomeUnknown);
   EXPECT_EQ(aws->decision(id_, Deadline::in(milliseconds(100)), never_).error().code(), Errc::kUnavailable);
 }
 
 TEST_F(EtcdTest, OneThatHangsCostsOneTryAndCanBeCalledOff) {
   auto aws = make("aws");
   ASSERT_TRUE(aws->check(soon(), never_));
-  etcd_->signal(SIGSTOP);
+  etcd_->freeze();
   auto begin = Clock::now();
   auto decided = aws->decide(id_, Decision::kCommit, Deadline::in(milliseconds(700)), never_);
   EXPECT_LT(Clock::now() - begin, milliseconds(1500));

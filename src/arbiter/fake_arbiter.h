@@ -50,13 +50,13 @@ class FakeArbiter final : public Arbiter {
     shared_->held.insert(id);
     return std::make_unique<Hold>(shared_, id);
   }
-  Result<std::optional<Decision>> take_over(const std::string& id, Deadline, const Cancel&) override {
+  Result<std::optional<Decision>> take_over(const std::string& id, Decision wanted, Deadline, const Cancel&) override {
     MutexLock lock(shared_->mu);
     if (link_ == Link::kDown) return lost();
     auto found = shared_->decisions.find(id);
     std::optional<Decision> stands;
     if (found != shared_->decisions.end()) stands = found->second;
-    if (!stands && !shared_->held.contains(id)) stands = shared_->decisions[id] = Decision::kCommit;
+    if (!stands && !shared_->held.contains(id)) stands = shared_->decisions[id] = wanted;
     if (link_ == Link::kAnswersLost) return lost();
     return stands;
   }

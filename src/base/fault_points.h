@@ -65,6 +65,7 @@ inline constexpr auto kPoints = std::to_array<PointName>({
     {"destination.restore.saved"},
     {"destination.restore.recorded"},
     {"destination.commit"},
+    {"destination.commit.saved"},
     {"destination.commit.released", kGoesOn},
     {"destination.follow"},
     {"destination.cleanup.before-decide", kGoesOn},

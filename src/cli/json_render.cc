@@ -72,6 +72,8 @@ Json node_fields(const peer::NodeFacts& facts) {
               {"engines", strings(facts.engines())},
               {"memory_tracker", facts.memory_tracker()},
               {"memory_dump", facts.memory_dump()},
+              {"arbiter", facts.arbiter().empty() ? Json(nullptr) : Json(facts.arbiter())},
+              {"arbiter_error", facts.arbiter_error()},
               {"missing", strings(facts.missing())}};
 }
 

@@ -70,6 +70,7 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
   resumed_thread_.join();
+  watch_thread_.join();
   cancel_.cancel("the daemon ends");
   cutover_over_.cancel("the daemon ends");
   engine_thread_.join();
@@ -100,6 +101,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY(check_policy(services_, source_, *engine_, wanted_));
   TS_TRY(check_reservation(request));
   set_cutover_facts(request.container());
+  TS_TRY(agree_on_arbiter(request.arbiter()));
   TS_TRY(services_.cutover->judge_arrival(cutover_));
   started_ms_ = unix_ms_now();
   images_limit_ = request.images_bytes() + kImagesSlack;
@@ -197,6 +199,7 @@ Standing DestinationMove::standing() const {
   s.destination = state_;
   s.since_ms = state_since_ms_;
   s.post_copy = post_copy_;
+  s.arbiter = decisions_ && decisions_->has_arbiter();
   s.last_word = last_word_;
   if (!lost_.empty()) s.last_word.problem = lost_;
   return s;
@@ -435,6 +438,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
               parked_.engine_start_ms(), parked_.wait_ms(), parked_.restore_ms());
   peer::Reply reply;
   *reply.mutable_parked() = parked_;
+  if (decisions_->has_arbiter()) watch_thread_ = Thread("arbiter-watch", [this] { watch_register(); });
   return reply;
 }
 

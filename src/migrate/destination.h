@@ -18,6 +18,7 @@
 #include "base/thread.h"
 #include "gate/gate.h"
 #include "migrate/arriving_memory.h"
+#include "migrate/decision_register.h"
 #include "migrate/handover.h"
 #include "migrate/services.h"
 #include "network/moved_connections.h"
@@ -63,7 +64,8 @@ class DestinationMove {
   // Calls the engine; answers when it waits at the gate.
   Result<peer::Reply> arm();
   Result<peer::Reply> restore(const peer::RestoreRequest& request);
-  Result<peer::Reply> commit();
+  // `by_register`: not by the source's word, so that it is written down before it runs.
+  Result<peer::Reply> commit(bool by_register = false);
   // Post-copy: which pages have not arrived, and which somebody waits for. Any session of the source; does not wait for
   // other requests.
   Result<peer::Reply> fill(const peer::FillRequest& request);
@@ -71,6 +73,9 @@ class DestinationMove {
   void wait_settled();
   // Undoes everything. Idempotent; after the commit it is refused.
   Result<> abort(const std::string& reason);
+  // The source does not know what was decided, and goes by the answer. *Abort*: as abort(), and no daemon after this
+  // one will let it run; *commit*: it was committed before. Idempotent.
+  Result<Decision> withdraw(const std::string& reason);
   // A chunk of one of the channels (migrate/channels.h).
   Result<> receive(const wire::ChunkHeader& chunk, std::span<const std::byte> data);
 
@@ -114,11 +119,13 @@ class DestinationMove {
 
   DestinationMove(Services& services, const SessionPeer& source, std::string id, std::string lane_token, Cancel cancel);
   // For whoever comes after a kill -9 of this daemon.
-  Result<> save() const;
+  Result<> save(bool running = false) const;
   Result<> take_up(const journal::Arriving& facts);
   void take_up_memory();
   void go_on();
+  void go_on_running();
   std::string lost() const;
+  bool still_frozen() const;
   Result<> set_up(const peer::ReserveRequest& request);
   Result<> expect(std::string_view request, std::initializer_list<State> allowed) const;
   Result<> receive_pages(uint8_t kind, std::span<const std::byte> frame);
@@ -155,6 +162,10 @@ class DestinationMove {
   void discard();
   void ask_source(const Cancel& cancel);
   void enter(State next);
+  Result<> agree_on_arbiter(const std::string& sources);
+  void watch_register();
+  bool obey_register();
+  Result<> begin_commit(bool by_register);
   void record(const std::string& state, const std::string& error);
   void heard(const Result<peer::Decision>& decision);
 
@@ -196,6 +207,9 @@ class DestinationMove {
   std::map<std::string, std::shared_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
+  // Whichever is first rules the other out.
+  bool committed_ GUARDED_BY(mu_) = false;
+  bool withdrawn_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);  // why it cannot run here, nor anywhere once it is committed
   bool discard_again_ GUARDED_BY(mu_) = false;
   Clock::time_point discard_tried_ GUARDED_BY(mu_);
@@ -223,6 +237,9 @@ class DestinationMove {
   Thread engine_thread_;
   Thread finish_thread_;
   Thread resumed_thread_;
+  std::unique_ptr<DecisionRegister> decisions_;  // from the reservation on
+  Deadline log_register_ = Deadline::in(milliseconds(0));
+  Thread watch_thread_;  // parked, with an arbiter: reads the register
   bool connections_installed_ = false;
   peer::Parked parked_;
   network::CutoverFacts cutover_;

@@ -18,6 +18,7 @@ namespace {
 constexpr milliseconds kDiscardLimit{20'000};
 constexpr milliseconds kDiscardEvery{2000};
 constexpr milliseconds kAskEvery{1000};
+constexpr milliseconds kResolveLimit{5000};
 // CRIU reads about 1 GiB a second here; a restore of a very large container takes its time.
 constexpr milliseconds kRestoreLimit{120'000};
 constexpr milliseconds kReleaseLimit{5000};
@@ -101,10 +102,11 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
 
 // ---- the decision
 
-Result<peer::Reply> DestinationMove::commit() {
+Result<peer::Reply> DestinationMove::commit(bool by_register) {
   MutexLock serial(request_mu_);
   TS_TRY(expect("commit", {State::kParked, State::kRunning}));
   TS_TRY(fault::at("destination.commit"));
+  TS_TRY(begin_commit(by_register));
   peer::Reply reply;
   auto& running = *reply.mutable_running();
   {
@@ -117,6 +119,9 @@ Result<peer::Reply> DestinationMove::commit() {
       return fail(Errc::kCorrupt, "{} was killed on {}: {}", wanted_.name, services_.settings.node, lost_);
     }
   }
+  // Before it runs: a daemon that comes back to it must not take it for parked. In memory, like the container itself.
+  TS_TRY_CTX(save(/*running=*/true), "write down that it runs");
+  TS_TRY(fault::at("destination.commit.saved"));
   auto begin = Clock::now();
   auto urgent = std::make_optional<sys::Urgent>();
   // The route may change while the tasks are being released: their sockets exist, so nobody gets a reset. But not while
@@ -264,7 +269,7 @@ void DestinationMove::finish_running() {
 Result<> DestinationMove::abort(const std::string& reason) {
   {
     MutexLock lock(mu_);
-    if (state_ == State::kRunning)
+    if (state_ == State::kRunning || committed_)
       return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
   }
   cancel_.cancel(reason);  // ends what another request waits for
@@ -272,7 +277,7 @@ Result<> DestinationMove::abort(const std::string& reason) {
   {
     MutexLock lock(mu_);
     if (state_ == State::kAborted) return {};
-    if (state_ == State::kRunning)
+    if (state_ == State::kRunning || committed_)
       return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
     state_ = State::kAborted;
   }
@@ -389,10 +394,18 @@ void DestinationMove::heard(const Result<peer::Decision>& decision) {
 // Should this daemon die in the middle, the container is parked still, and the operator says so once more.
 Result<> DestinationMove::resolve(state::Decision decision) {
   TS_TRY(risk_of(standing(), decision));
-  TS_LOG_WARN("mig={} role=destination the operator decides: {}", id_, state::decision_name(decision));
-  if (decision == state::Decision::kAbort) return abort("the operator decided so, without the source");
-  TS_TRY(commit());
-  return {};
+  // With an arbiter the operator is one more who writes, and the first one stands.
+  auto stands = decision;
+  if (decisions_->has_arbiter()) {
+    TS_TRY_ASSIGN(stands, decisions_->decide(decision, Deadline::in(kResolveLimit), end_));
+  }
+  TS_LOG_WARN("mig={} role=destination the operator decides: {}{}", id_, state::decision_name(decision),
+              stands == decision ? "" : ", and it was decided otherwise");
+  if (stands == state::Decision::kAbort)
+    TS_TRY(abort("the operator decided so, without the source"));
+  else
+    TS_TRY(commit(decisions_->has_arbiter()));
+  return stands == decision ? Result<>() : decided_otherwise(*decisions_, stands);
 }
 
 // Frozen is safe, running is not: only the source's word ends this, or the operator's.

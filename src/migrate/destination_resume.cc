@@ -5,10 +5,16 @@
 #include "migrate/convert.h"
 #include "migrate/destination.h"
 #include "migrate/resume_file.h"
+#include "sys/cgroup.h"
 
 namespace transship::migrate {
+namespace {
 
-Result<> DestinationMove::save() const {
+constexpr milliseconds kReleaseEvery{1000};
+
+}  // namespace
+
+Result<> DestinationMove::save(bool running) const {
   journal::ResumeFile file;
   auto& facts = *file.mutable_arriving();
   facts.set_source(source_);
@@ -33,6 +39,8 @@ Result<> DestinationMove::save() const {
     facts.set_post_copy(post_copy_);
   }
   if (parked_container_) facts.set_parked(parked_container_->facts());
+  facts.set_arbiter(decisions_->identity());
+  facts.set_running(running);
   return write_resume_file(directory_, file);
 }
 
@@ -53,6 +61,7 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   started_ms_ = facts.started_ms();
   wanted_.arrival = id_;
   staging_ = true;
+  decisions_ = std::make_unique<DecisionRegister>(*services_.store, services_.arbiter.get(), id_, facts.arbiter());
   if (!facts.has_staged()) {
     TS_TRY_ASSIGN(tmpfs_, sys::TmpfsMount::adopt(directory_));
     return {};
@@ -73,6 +82,7 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
     MutexLock lock(mu_);
     state_ = facts.parked().empty() ? State::kStaged : State::kParked;
     post_copy_ = facts.post_copy();
+    committed_ = facts.running();
     state_since_ms_ = unix_ms_now();
     if (facts.parked().empty()) return {};
     if (parked)
@@ -94,24 +104,45 @@ void DestinationMove::take_up_memory() {
     memory_lost(memory.error());
 }
 
+bool DestinationMove::still_frozen() const {
+  if (!parked_container_) return false;
+  auto cgroup = sys::Cgroup::at(parked_container_->cgroup());
+  auto frozen = cgroup ? cgroup->frozen() : Result<bool>(false);
+  return frozen && *frozen;
+}
+
 void DestinationMove::go_on() {
   fault::pass("destination.resume");
   if (state_text() == "staged" || state_text() == "reserved")
     return (void)abort(fmt::format("transshipd on {} was killed", services_.settings.node));
   auto decision = services_.store->decision(id_);
-  if (decision && *decision == state::Decision::kCommit) {
-    // It was written after the release.
-    TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
-                lost().empty() ? "is being filled" : lost());
-    if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
+  if (decision && *decision == state::Decision::kAbort)
+    return (void)abort(fmt::format("{} has taken it back", source_));
+  bool committed = decision && *decision == state::Decision::kCommit;
+  {
     MutexLock lock(mu_);
-    state_ = State::kRunning;  // it was before
-    finish_thread_ = Thread("finish", [this] { finish_running(); });
-    return;
+    committed_ = committed_ || committed;
+    committed = committed_;
   }
+  if (committed) return go_on_running();
   TS_LOG_INFO("recovery: mig={} role=destination {} is parked here: asking {} for the decision", id_, wanted_.name,
               source_);
+  if (decisions_->has_arbiter()) watch_thread_ = Thread("arbiter-watch", [this] { watch_register(); });
   ask_source(end_);
+}
+
+// It was written down before it ran, so that it may stand still yet.
+void DestinationMove::go_on_running() {
+  TS_LOG_INFO("recovery: mig={} role=destination {} runs here, memory {}", id_, wanted_.name,
+              lost().empty() ? "is being filled" : lost());
+  while (still_frozen()) {
+    if (commit() || !sleep_for(kReleaseEvery, end_)) return;
+  }
+  if (lost().empty()) run_cutover();  // again: whether it had succeeded is not written down
+  MutexLock lock(mu_);
+  if (state_ == State::kRunning) return;  // lost while it stood still
+  state_ = State::kRunning;
+  finish_thread_ = Thread("finish", [this] { finish_running(); });
 }
 
 }  // namespace transship::migrate

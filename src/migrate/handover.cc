@@ -35,9 +35,9 @@ constexpr std::array kDestinationNames{
 };
 
 constexpr std::array kSourceSteps{
-    Step<S>{S::kCopying, S::kFrozen},   Step<S>{S::kFrozen, S::kAsked},       Step<S>{S::kAsked, S::kCommitted},
-    Step<S>{S::kCommitted, S::kDone},   Step<S>{S::kCopying, S::kRolledBack}, Step<S>{S::kFrozen, S::kRolledBack},
-    Step<S>{S::kAsked, S::kRolledBack},
+    Step<S>{S::kCopying, S::kFrozen},   Step<S>{S::kFrozen, S::kAsked},         Step<S>{S::kAsked, S::kCommitted},
+    Step<S>{S::kCommitted, S::kDone},   Step<S>{S::kCopying, S::kRolledBack},   Step<S>{S::kFrozen, S::kRolledBack},
+    Step<S>{S::kAsked, S::kRolledBack}, Step<S>{S::kCommitted, S::kRolledBack},
 };
 constexpr std::array kDestinationSteps{
     Step<D>{D::kReserved, D::kStaged},  Step<D>{D::kStaged, D::kStarting}, Step<D>{D::kStarting, D::kParked},
@@ -85,6 +85,10 @@ std::string since(const Standing& s, int64_t now_ms) {
   return s.since_ms > 0 ? fmt::format(" for {}", ago(s.since_ms, now_ms)) : "";
 }
 
+std::string since_ago(const Standing& s, int64_t now_ms) {
+  return s.since_ms > 0 ? fmt::format(" {} ago", ago(s.since_ms, now_ms)) : "";
+}
+
 std::string last_word(const Standing& s, int64_t now_ms) {
   if (s.last_word.text.empty()) return fmt::format("{} has said nothing of it yet", s.peer);
   return fmt::format("{} {} ({} ago)", s.peer, s.last_word.text, ago(s.last_word.ms, now_ms));
@@ -93,6 +97,15 @@ std::string last_word(const Standing& s, int64_t now_ms) {
 std::string with_problem(const Standing& s, std::string text) {
   const auto& problem = s.last_word.problem;
   return problem.empty() ? text : fmt::format("{} {}.", text, problem);
+}
+
+// What a parked destination comes to whose source is gone for good.
+std::string without_source(const Standing& s) {
+  if (!s.arbiter)
+    return fmt::format("If {} is gone for good, `transship resolve {} --commit` lets it run here.", s.peer, s.move_id);
+  return s.post_copy
+             ? fmt::format("If {} is gone for good, so is its memory, and the arbiter's word ends it here.", s.peer)
+             : fmt::format("If {} is gone for good, it runs here as soon as the arbiter knows that.", s.peer);
 }
 
 std::string explain_destination(const Standing& s, int64_t now_ms) {
@@ -108,9 +121,9 @@ std::string explain_destination(const Standing& s, int64_t now_ms) {
       return fmt::format(
           "{} is restored on {} and has stood still{}, its network shut: whether it runs here or on {} was for {} to "
           "decide, and {} asks it every second. The last word: {}. Nothing is lost meanwhile, on neither side. It ends "
-          "by itself when {} answers. If {} is gone for good, `transship resolve {} --commit` lets it run here.",
-          s.container, s.here, since(s, now_ms), s.peer, s.peer, s.here, last_word(s, now_ms), s.peer, s.peer,
-          s.move_id);
+          "by itself when {} answers. {}",
+          s.container, s.here, since(s, now_ms), s.peer, s.peer, s.here, last_word(s, now_ms), s.peer,
+          without_source(s));
     case D::kRunning:
       return s.post_copy ? fmt::format(
                                "{} runs on {}; pages of its memory are still on {} and are fetched. Whoever reads one "
@@ -136,10 +149,15 @@ std::string explain_source(const Standing& s, int64_t now_ms) {
           "that is ruled out. The last word: {}.",
           s.container, s.here, since(s, now_ms), s.peer, last_word(s, now_ms));
     case S::kCommitted:
+      if (s.unconfirmed)
+        return fmt::format(
+            "{} was decided to be {}'s{}, and its frozen processes are kept on {} until {} answers that it runs there: "
+            "it may have heard before that the move was off. The last word: {}. It ends by itself when {} answers.",
+            s.container, s.peer, since_ago(s, now_ms), s.here, s.peer, last_word(s, now_ms), s.peer);
       return fmt::format(
           "{} belongs to {} since the decision{}; on {} it never runs again. {} The last word: {}. It ends by itself "
           "when {} answers.",
-          s.container, s.peer, s.since_ms > 0 ? fmt::format(" {} ago", ago(s.since_ms, now_ms)) : "", s.here,
+          s.container, s.peer, since_ago(s, now_ms), s.here,
           s.post_copy ? fmt::format("Its frozen processes are kept here until {} has all of their memory.", s.peer)
                       : fmt::format("{} has not confirmed it yet, and is told again.", s.peer),
           last_word(s, now_ms), s.peer);
@@ -147,19 +165,29 @@ std::string explain_source(const Standing& s, int64_t now_ms) {
   }
 }
 
+std::string risk_of_ending(const Standing& s) {
+  return fmt::format(
+      "{} is ended on {} for good. If {} does not run it, or never will, it is LOST: its memory is nowhere else.",
+      s.container, s.here, s.peer);
+}
+
+std::string risk_of_going_back(const Standing& s) {
+  return fmt::format(
+      "{} runs on {} again. If {} runs it, or ever lets it run (its host comes back with the container parked, and "
+      "somebody commits it there), TWO COPIES run: two databases with one name, each with writes the other lacks.",
+      s.container, s.here, s.peer);
+}
+
 Result<std::string> risk_on_source(const Standing& s, state::Decision wanted) {
   bool commit = wanted == state::Decision::kCommit;
   switch (s.source) {
-    case S::kAsked:
-      if (commit)
-        return fmt::format(
-            "{} is ended on {} for good. If {} does not run it, or never will, it is LOST: its memory is nowhere else.",
-            s.container, s.here, s.peer);
-      return fmt::format(
-          "{} runs on {} again. If {} runs it, or ever lets it run (its host comes back with the container parked, and "
-          "somebody commits it there), TWO COPIES run: two databases with one name, each with writes the other lacks.",
-          s.container, s.here, s.peer);
+    case S::kAsked: return commit ? risk_of_ending(s) : risk_of_going_back(s);
     case S::kCommitted:
+      if (s.unconfirmed && !s.post_copy && commit) return risk_of_ending(s);
+      if (s.unconfirmed && !s.post_copy && !s.arbiter) return risk_of_going_back(s);
+      if (!commit && s.unconfirmed)
+        return fail(Errc::kRefused, "{} was decided to be {}'s, and {} does not know that it does not run there",
+                    s.container, s.peer, s.here);
       if (!commit)
         return fail(Errc::kRefused,
                     "{} was decided to be {}'s: what ran on {} has ended, there is nothing to go back to", s.container,

@@ -2,8 +2,8 @@
 // docs/design/0010-handover.md has the rules that these states serve. Pure; the journal keeps the names.
 //
 //   source       copying ---> frozen ---> asked ---> committed ---> done
-//                   |            |          |
-//                   +------------+----------+-----> rolled-back
+//                   |            |          |            |
+//                   +------------+----------+------------+-----> rolled-back    (the last: rule 5)
 //
 //   destination  reserved -> staged -> starting -> parked -> running -> done
 //                   |          |          |          |          |
@@ -24,7 +24,7 @@ enum class SourceState {
   kCopying,    // the container runs
   kFrozen,     // it stands still; nobody else could run it yet
   kAsked,      // it stands still, and Restore has been said: the destination may be ready
-  kCommitted,  // it belongs to the destination; here it dies, or is dead
+  kCommitted,  // it belongs to the destination; here it dies, or is dead, unless that has ended its copy
   kDone,
   kRolledBack,  // it runs here again
 };
@@ -73,9 +73,11 @@ struct Standing {
   std::string peer;
   SourceState source = SourceState::kInvalid;  // one of the two
   DestinationState destination = DestinationState::kInvalid;
-  bool post_copy = false;  // its memory is still on the source
-  int64_t since_ms = 0;    // UNIX time: the state was reached; 0: not known
-  LastWord last_word;      // of the peer
+  bool post_copy = false;    // its memory is still on the source
+  bool unconfirmed = false;  // a source that has committed, and stands still until the destination says that it runs
+  bool arbiter = false;      // which decides; otherwise the source's journal
+  int64_t since_ms = 0;      // UNIX time: the state was reached; 0: not known
+  LastWord last_word;        // of the peer
 };
 
 // One paragraph for the operator: where it stands, who has the container, what is waited for, what can be done. Empty

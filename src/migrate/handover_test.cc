@@ -59,7 +59,7 @@ TEST(Handover, FromEveryStateThereIsAnEndAndNothingLeadsBack) {
 
 // Rules 1 to 3 of the design, as far as the states alone can keep them.
 TEST(Handover, WhatMustNotFollow) {
-  EXPECT_FALSE(may_follow(SourceState::kCommitted, SourceState::kRolledBack));
+  EXPECT_FALSE(may_follow(SourceState::kDone, SourceState::kRolledBack));
   EXPECT_FALSE(may_follow(SourceState::kFrozen, SourceState::kCommitted));
   EXPECT_FALSE(may_follow(SourceState::kCopying, SourceState::kCommitted));
   EXPECT_FALSE(may_follow(SourceState::kRolledBack, SourceState::kCommitted));
@@ -89,6 +89,15 @@ TEST(Explain, AParkedContainerSaysWhoIsAskedAndWhatItSaidLast) {
   EXPECT_THAT(explain(s, 190'000), HasSubstr("connect to aws: timed out."));
 }
 
+TEST(Explain, WithAnArbiterAParkedContainerWaitsForNobody) {
+  auto s = on_destination(DestinationState::kParked);
+  s.arbiter = true;
+  EXPECT_THAT(explain(s, 1), Not(HasSubstr("resolve")));
+  EXPECT_THAT(explain(s, 1), HasSubstr("runs here as soon as the arbiter knows that"));
+  s.post_copy = true;
+  EXPECT_THAT(explain(s, 1), HasSubstr("so is its memory"));
+}
+
 TEST(Explain, NothingWhenItIsOver) {
   EXPECT_THAT(explain(on_source(SourceState::kDone), 1), IsEmpty());
   EXPECT_THAT(explain(on_source(SourceState::kRolledBack), 1), IsEmpty());
@@ -104,6 +113,21 @@ TEST(Resolve, TheRiskIsSaidForWhatIsUndecided) {
   auto asked = on_source(SourceState::kAsked);
   EXPECT_THAT(risk_of(asked, Decision::kAbort).value(), HasSubstr("TWO COPIES"));
   EXPECT_THAT(risk_of(asked, Decision::kCommit).value(), HasSubstr("LOST"));
+}
+
+// Rule 7: until the destination says that it runs there, it may be that it never will.
+TEST(Resolve, WhatIsKeptFrozenUntilTheDestinationAnswersCanGoBack) {
+  auto s = on_source(SourceState::kCommitted);
+  s.unconfirmed = true;
+  EXPECT_THAT(explain(s, 1), HasSubstr("until azure answers that it runs there"));
+  EXPECT_THAT(risk_of(s, Decision::kAbort).value(), HasSubstr("TWO COPIES"));
+  EXPECT_THAT(risk_of(s, Decision::kCommit).value(), HasSubstr("LOST"));
+  s.arbiter = true;
+  EXPECT_FALSE(risk_of(s, Decision::kAbort)) << "the register says commit";
+  s.arbiter = false;
+  s.post_copy = true;
+  EXPECT_FALSE(risk_of(s, Decision::kAbort)) << "it may have run there";
+  EXPECT_THAT(risk_of(s, Decision::kCommit).value(), HasSubstr("has not fetched"));
 }
 
 TEST(Resolve, WhatIsDecidedCannotBeResolved) {

@@ -7,6 +7,20 @@ namespace transship::migrate {
 namespace {
 
 constexpr milliseconds kHousekeepingEvery{500};
+constexpr milliseconds kArbiterLimit{3000};
+// When the daemon is to end, for a move whose decision is not known to find it out. After that it stays frozen.
+constexpr milliseconds kStopPatience{5000};
+
+bool arrived_from(const state::Move& move, const std::string& peer) {
+  return move.role == "destination" && move.from == peer;
+}
+
+// How an arrival that is over has ended, where no decision is in the journal: undone, or its host went down with it.
+// What was parked then has never run.
+Decision end_of(const state::Move& arrival) {
+  bool parked = destination_state(arrival.phase) == DestinationState::kParked;
+  return arrival.state == "done" || (arrival.state == "failed" && !parked) ? Decision::kCommit : Decision::kAbort;
+}
 
 }  // namespace
 
@@ -31,7 +45,13 @@ MoveTable::~MoveTable() {
     destinations.swap(destinations_);
     sources.swap(sources_);
   }
+  Cancel joined = Cancel::create().value();
+  Thread impatient("move-leave", [&] {
+    if (!sleep_for(kStopPatience, joined)) return;
+    for (auto& [id, entry] : sources) entry->move->leave();
+  });
   for (auto& [id, entry] : sources) entry->thread.join();
+  joined.cancel("all have ended");
   for (auto& [id, move] : destinations) {
     // A parked container waits for its source's word: it stays frozen when the daemon ends.
     if (move->state_text() != "parked") (void)move->abort("the daemon ends");
@@ -156,8 +176,13 @@ Result<> MoveTable::resume(const std::string& move_id, const journal::ResumeFile
 
 Result<> MoveTable::ended_here(const std::string& move_id, const std::string& peer) const {
   auto move = services_.store->move(move_id);
-  if (move && move->role == "destination" && move->from == peer) {
-    if (move->state == "done") return {};
+  if (!move && move.error().code() != Errc::kNotFound) return std::unexpected(std::move(move).error());
+  TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
+  // Decisions are kept longer than what else is known of moves.
+  if (move ? arrived_from(*move, peer) : decided.has_value()) {
+    if (decided == Decision::kAbort || (move && move->state == "rolled-back"))
+      return fail(Errc::kCancelled, "move {} was ended on {}", move_id, services_.settings.node);
+    if (!move || move->state == "done") return {};
     if (move->state == "failed") return fail(Errc::kCorrupt, "{}", move->error);
   }
   return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
@@ -187,18 +212,44 @@ Result<peer::Decision> MoveTable::decision(const std::string& move_id, const std
   }
   TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
   if (decided) return *decided == state::Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
-  {
-    MutexLock lock(mu_);
-    auto it = sources_.find(move_id);
-    if (it != sources_.end() && !it->second->ended) {
-      if (it->second->peer != peer) return fail(Errc::kUnauthorized, "move {} is not with {}", move_id, peer);
-      return peer::DECISION_UNDECIDED;
-    }
+  TS_TRY_ASSIGN(bool open, works_on(move_id, peer));
+  if (open) return peer::DECISION_UNDECIDED;
+  // Nobody here works on it any more: it can never be committed here. Written down before it is said; but in the
+  // journal not for one that was never made, of which whoever asks could think of any number.
+  if (!known && !services_.arbiter) return peer::DECISION_ABORT;
+  auto deadline = Deadline::in(kArbiterLimit);
+  TS_TRY_ASSIGN(auto decisions,
+                DecisionRegister::of_unknown(*services_.store, services_.arbiter.get(), move_id, deadline, stop_));
+  TS_TRY_ASSIGN(auto stands, decisions->decide(Decision::kAbort, deadline, stop_));
+  if (known) TS_TRY(decisions->keep(stands));
+  return stands == Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
+}
+
+Result<bool> MoveTable::works_on(const std::string& move_id, const std::string& peer) const {
+  MutexLock lock(mu_);
+  const std::string* with = nullptr;
+  if (auto it = sources_.find(move_id); it != sources_.end() && !it->second->ended) with = &it->second->peer;
+  if (auto it = resumed_.find(move_id); it != resumed_.end() && !it->second->ended()) with = &it->second->peer();
+  if (with != nullptr && *with != peer) return fail(Errc::kUnauthorized, "move {} is not with {}", move_id, peer);
+  return with != nullptr;
+}
+
+Result<peer::Decision> MoveTable::withdraw(const std::string& move_id, const std::string& peer) {
+  if (auto move = find(move_id, peer)) {
+    TS_TRY_ASSIGN(Decision decision, move->withdraw(fmt::format("{} has taken it back", peer)));
+    return decision == Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
   }
-  // Nobody here works on it any more: it can never be committed. Written down before it is said; but for one that was
-  // never made, of which whoever asks could think of any number.
-  if (known) TS_TRY(services_.store->decide(move_id, state::Decision::kAbort));
-  return peer::DECISION_ABORT;
+  auto record = services_.store->move(move_id);
+  TS_TRY_ASSIGN(auto decided, services_.store->decision(move_id));
+  if (record ? !arrived_from(*record, peer) : !decided)
+    return fail(Errc::kNotFound, "no move {} of {} is known on {}", move_id, peer, services_.settings.node);
+  if (!decided) {
+    if (record->ended_ms == 0) return fail(Errc::kUnavailable, "move {} has not ended here, and is not known", move_id);
+    decided = end_of(*record);
+    // Written down before it is said: the source goes by it.
+    TS_TRY(services_.store->decide(move_id, *decided));
+  }
+  return *decided == Decision::kCommit ? peer::DECISION_COMMIT : peer::DECISION_ABORT;
 }
 
 Result<Standing> MoveTable::standing(const std::string& move_id) const {

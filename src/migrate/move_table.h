@@ -44,8 +44,11 @@ class MoveTable {
   // The operator's decision, where nothing else can bring one: see risk_of(). Returns when it was carried out.
   Result<> resolve(const std::string& move_id, state::Decision decision);
   Result<peer::Decision> decision(const std::string& move_id, const std::string& peer);
+  // A source takes back what it has asked for, as far as that can be: what becomes of it. kNotFound: no such move of
+  // that peer's.
+  Result<peer::Decision> withdraw(const std::string& move_id, const std::string& peer);
   // How a move of that peer's that find() does not know any more ended here: the source may not have heard of it.
-  // kNotFound: no such move. kCorrupt: committed, and lost.
+  // kNotFound: no such move. kCorrupt: committed, and lost. kCancelled: aborted.
   Result<> ended_here(const std::string& move_id, const std::string& peer) const;
   std::vector<std::shared_ptr<DestinationMove>> destinations() const;
 
@@ -63,6 +66,8 @@ class MoveTable {
   void run_source(SourceEntry& entry);
   void go_on_with(const std::string& move_id, journal::Leaving facts);
   void housekeeping();
+  // Somebody here works on it, as its source. kUnauthorized: with another peer.
+  Result<bool> works_on(const std::string& move_id, const std::string& peer) const;
   Result<> check_not_moving(const std::string& container) const REQUIRES(mu_);
 
   Services& services_;

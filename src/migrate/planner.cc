@@ -114,6 +114,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   }
   facts.join();
   TS_TRY_ASSIGN(input.source, std::move(own));
+  planned.arbiter = input.source.arbiter;
   planned.rtt_ms = input.link.rtt_ms;
   planned.bits_per_second = input.link.bits_per_second;
   planned.result = plan::make_plan(input);
@@ -275,6 +276,9 @@ peer::NodeFacts to_proto(const NodeFacts& f) {
   p.set_vdso_digest(f.vdso_digest);
   p.set_memory_tracker(f.memory_tracker);
   p.set_memory_dump(f.memory_dump);
+  p.set_arbiter(f.arbiter);
+  p.set_arbiter_error(f.arbiter_error);
+  p.set_arbiter_ms(f.arbiter_ms);
   for (const auto& e : f.engines) p.add_engines(e);
   for (const auto& m : f.missing) p.add_missing(m);
   return p;
@@ -300,6 +304,9 @@ NodeFacts from_proto(const peer::NodeFacts& p) {
   f.vdso_digest = p.vdso_digest();
   f.memory_tracker = p.memory_tracker();
   f.memory_dump = p.memory_dump();
+  f.arbiter = p.arbiter();
+  f.arbiter_error = p.arbiter_error();
+  f.arbiter_ms = p.arbiter_ms();
   f.engines.assign(p.engines().begin(), p.engines().end());
   f.missing.assign(p.missing().begin(), p.missing().end());
   return f;

@@ -19,6 +19,7 @@ struct Planned {
   plan::PlanResult result;
   std::vector<peer::ExposedPort> exposed;  // with a new address: ports of nodes that lead to it
   peer::JudgeReply judged;                 // empty when the destination could not be asked
+  std::string arbiter;                     // which one both nodes use; empty: none
   double rtt_ms = 0;
   double bits_per_second = 0;
   uint64_t max_bits_per_second = 0;  // what the user asked for, else what the configuration says; 0: no limit

@@ -6,6 +6,8 @@
 #include "criu/rescue.h"
 #include "migrate/convert.h"
 #include "migrate/entry_handover.h"
+#include "migrate/give_back.h"
+#include "migrate/source_decision.h"
 #include "network/moved_connections.h"
 #include "network/old_connections.h"
 #include "sys/process.h"
@@ -18,6 +20,7 @@ constexpr milliseconds kForgetLimit{30'000};
 constexpr milliseconds kForgetEvery{2'000};
 constexpr milliseconds kEndLimit{10'000};
 constexpr milliseconds kTellEvery{500};
+constexpr milliseconds kResolveLimit{5'000};
 constexpr milliseconds kConnectionsEnd{400};
 constexpr milliseconds kSettleLimit{2'000};
 // Without a word from the destination; as in a move that nothing has happened to.
@@ -32,7 +35,8 @@ ResumedSource::ResumedSource(Services& services, std::string move_id, journal::L
       facts_(std::move(facts)),
       end_(std::move(end)),
       waiting_(std::move(waiting)),
-      since_ms_(unix_ms_now()) {}
+      since_ms_(unix_ms_now()),
+      decisions_(*services.store, services.arbiter.get(), id_, facts_.arbiter()) {}
 
 ResumedSource::~ResumedSource() {
   end_.cancel("the daemon ends");
@@ -48,6 +52,11 @@ Result<std::unique_ptr<ResumedSource>> ResumedSource::start(Services& services, 
   std::unique_ptr<ResumedSource> move(
       new ResumedSource(services, move_id, std::move(facts), std::move(end), std::move(waiting)));
   TS_TRY_ASSIGN(move->directory_, sys::TmpfsMount::adopt(services.settings.run_dir + "/moves/" + move_id));
+  if (auto known = services.store->decision(move_id); known && *known == Decision::kCommit) {
+    MutexLock lock(move->mu_);
+    move->state_ = SourceState::kCommitted;
+    move->unconfirmed_ = move->tasks_live();
+  }
   move->thread_ = Thread("move-resumed", [m = move.get()] { m->run(); });
   return move;
 }
@@ -60,17 +69,34 @@ Standing ResumedSource::standing() const {
   s.container = facts_.container();
   s.here = services_.settings.node;
   s.peer = facts_.peer();
-  s.source = SourceState::kCommitted;
   s.post_copy = facts_.post_copy();
-  s.since_ms = since_ms_;
   MutexLock lock(mu_);
+  s.source = state_;
+  s.since_ms = since_ms_;
+  s.unconfirmed = unconfirmed_;
+  s.arbiter = decisions_.has_arbiter();
   s.last_word = last_word_;
   return s;
 }
 
 Result<> ResumedSource::resolve(state::Decision decision) {
-  TS_TRY(risk_of(standing(), decision));
-  TS_LOG_WARN("mig={} role=source the operator ends the waiting for {}", id_, facts_.peer());
+  auto now = standing();
+  TS_TRY(risk_of(now, decision));
+  // Undecided: what the operator says is one more who writes, and the first one stands.
+  auto stands = decision;
+  if (now.source == SourceState::kAsked) {
+    TS_TRY_ASSIGN(stands, decisions_.decide(decision, Deadline::in(kResolveLimit), end_));
+    TS_TRY(decisions_.keep(stands));
+  } else if (now.unconfirmed) {
+    // The operator speaks for a destination that cannot.
+    TS_TRY(decisions_.keep_word(decision));
+  }
+  if (stands != decision) return decided_otherwise(decisions_, stands);
+  {
+    MutexLock lock(mu_);
+    resolved_as_ = stands;
+  }
+  TS_LOG_WARN("mig={} role=source the operator decides: {}", id_, state::decision_name(decision));
   resolved_ = true;
   waiting_.cancel("the operator has resolved it");
   return {};
@@ -82,15 +108,100 @@ void ResumedSource::heard(const Result<>& answer) {
   last_word_.said("has confirmed that it knows the decision", unix_ms_now());
 }
 
+Result<Decision> ResumedSource::heard_of(Result<Decision> word) {
+  MutexLock lock(mu_);
+  if (!word)
+    last_word_.failed(word.error());
+  else
+    last_word_.said(*word == Decision::kCommit ? "runs it" : "has ended its copy", unix_ms_now());
+  return word;
+}
+
 bool ResumedSource::tasks_live() const {
   auto start = sys::start_time(facts_.pid());
   return start && *start == facts_.start_time() && !sys::process_ended(facts_.pid());
 }
 
 void ResumedSource::run() {
+  fault::pass("source.resume");
+  auto decision = tasks_live() ? find_out() : forward_if_possible();
+  if (!decision) return;
+  enter(*decision == Decision::kCommit ? SourceState::kCommitted : SourceState::kRolledBack);
+  if (*decision == Decision::kCommit)
+    go_forward();
+  else
+    go_back();
+}
+
+void ResumedSource::enter(SourceState state) {
+  MutexLock lock(mu_);
+  if (state_ != state) since_ms_ = unix_ms_now();
+  state_ = state;
+  unconfirmed_ = false;
+}
+
+// Frozen until it is known; also where the journal says commit: the daemon before may have told the destination to end
+// its copy, so that this one is the last.
+Result<Decision> ResumedSource::find_out() {
+  TS_LOG_INFO("recovery: mig={} role=source {} stands still: what was decided, and what does {} say?", id_,
+              facts_.container(), facts_.peer());
+  SettleOptions options;
+  options.withdrawn = true;
+  options.commit_tried = true;
+  SettleHooks hooks;
+  hooks.withdraw = [this] { return heard_of(withdraw_from(services_, facts_.peer(), id_, waiting_)); };
+  hooks.commit = [this] { return say_commit(); };
+  auto found = settle(decisions_, options, hooks, waiting_);
+  if (found || end_.cancelled()) return found;
+  MutexLock lock(mu_);
+  return resolved_as_ ? Result<Decision>(*resolved_as_) : found;
+}
+
+Result<Decision> ResumedSource::say_commit() {
+  {
+    MutexLock lock(mu_);
+    state_ = SourceState::kCommitted;
+    unconfirmed_ = true;
+  }
+  auto word = commit_at(services_, facts_.peer(), id_, waiting_);
+  // In post-copy it ran there, and what has become of it is said when pages are asked for.
+  if (!word && word.error().code() == Errc::kCorrupt && facts_.post_copy()) word = Decision::kCommit;
+  confirmed_ = word && *word == Decision::kCommit;
+  return heard_of(std::move(word));
+}
+
+// Its tasks are dead, so that only the other copy is left (rule 8).
+Result<Decision> ResumedSource::forward_if_possible() {
+  while (true) {
+    auto stands = decisions_.decide(Decision::kCommit, Deadline::in(kResolveLimit), waiting_);
+    if (stands) (void)decisions_.keep(*stands);
+    if (stands || end_.cancelled()) return stands;
+    TS_LOG_WARN("recovery: mig={} role=source what was decided? {}", id_, stands.error().message());
+    TS_TRY(sleep_for(kForgetEvery, end_));
+  }
+}
+
+void ResumedSource::go_back() {
+  auto move = services_.store->move(id_);
+  state::Move gone;
+  gone.id = id_;
+  gone.container = facts_.container();
+  bool runs = give_back(services_, move ? *move : gone);
+  directory_ = {};
+  if (move) {
+    move->state = "rolled-back";
+    move->error = "the daemon ended during this move";
+    if (!runs) move->error += fmt::format(", and {} does not run here", facts_.container());
+    move->summary.clear();
+    move->ended_ms = unix_ms_now();
+    (void)services_.unrecorded.put(*services_.store, *move);
+  }
+  ended_ = true;
+}
+
+void ResumedSource::go_forward() {
   TS_LOG_INFO("recovery: mig={} role=source committed: {} belongs to {}{}", id_, facts_.container(), facts_.peer(),
               facts_.post_copy() ? ", which still needs its memory" : "");
-  fault::pass("source.resume");
   // In post-copy nothing ends before the destination has all pages; otherwise first of all the old copy.
   Result<> outcome = facts_.post_copy() ? push_pages() : end_tasks();
   if (end_.cancelled()) return;
@@ -101,6 +212,7 @@ void ResumedSource::run() {
   if (outcome) lead_to_destination();
   if (outcome) forget();
   if (end_.cancelled()) return;
+  if (outcome) decisions_.retire();
   directory_ = {};
   fault::pass("source.resume.before-record");
   record(outcome);
@@ -127,11 +239,14 @@ Result<std::unique_ptr<PeerSession>> ResumedSource::connect() {
 
 // Until it is heard, or the destination says that there is nothing it could do with it.
 Result<> ResumedSource::tell_commit() {
+  if (confirmed_) return {};
   auto deadline = Deadline::in(kPatience);
   while (true) {
     auto told = connect();
     if (told || resolved_) return {};
-    if (told.error().code() == Errc::kNotFound || told.error().code() == Errc::kCorrupt || deadline.passed())
+    auto code = told.error().code();
+    bool aborted = code == Errc::kCancelled && !waiting_.cancelled();
+    if (code == Errc::kNotFound || code == Errc::kCorrupt || aborted || deadline.passed())
       return std::unexpected(std::move(told).error().context("tell the destination"));
     if (auto slept = sleep_for(kTellEvery, waiting_); !slept) return resolved_ ? Result<>() : slept;
   }

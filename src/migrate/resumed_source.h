@@ -1,12 +1,15 @@
-// A source's move that was committed when its daemon was killed: forward is the only way. The tasks stand still, their
-// network is shut (shut_network.h); in post-copy the destination still needs their memory.
+// A source's move that had said Restore when its daemon was killed. While its tasks stand still, their network shut
+// (shut_network.h), it is found out what becomes of them: register and destination must both have said so
+// (decision_register.h). Forward: they are ended, in post-copy when the destination has their memory. Back: they run.
 #pragma once
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "migrate/decision_register.h"
 #include "migrate/handover.h"
 #include "migrate/page_pusher.h"
 #include "migrate/services.h"
@@ -28,15 +31,23 @@ class ResumedSource {
   ResumedSource& operator=(const ResumedSource&) = delete;
   // "podman:ID"
   std::string container() const;
+  const std::string& peer() const { return facts_.peer(); }
   bool ended() const { return ended_; }
   Standing standing() const;
-  // The operator ends the waiting for the destination; what is here ends with it.
+  // The operator decides, where nobody has yet, or ends the waiting for the destination; what is here ends with it.
   Result<> resolve(state::Decision decision);
 
  private:
   ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end, Cancel waiting);
   void heard(const Result<>& answer);
+  Result<Decision> heard_of(Result<Decision> word);
   void run();
+  Result<Decision> find_out();
+  void go_forward();
+  void go_back();
+  void enter(SourceState state);
+  Result<Decision> forward_if_possible();
+  Result<Decision> say_commit();
   bool tasks_live() const;
   Result<std::unique_ptr<PeerSession>> connect();
   Result<> tell_commit();
@@ -56,10 +67,14 @@ class ResumedSource {
   Cancel end_;
   Cancel waiting_;  // fires with end_, and when the operator has resolved it
   std::atomic<bool> resolved_ = false;
-  const int64_t since_ms_;  // that this daemon knows of
   mutable Mutex mu_;
+  SourceState state_ GUARDED_BY(mu_) = SourceState::kAsked;
+  int64_t since_ms_ GUARDED_BY(mu_);          // that this daemon knows of
+  bool unconfirmed_ GUARDED_BY(mu_) = false;  // committed, and kept frozen until the destination answers that it runs
+  std::optional<Decision> resolved_as_ GUARDED_BY(mu_);
   LastWord last_word_ GUARDED_BY(mu_);
   sys::TmpfsMount directory_;
+  DecisionRegister decisions_;
   bool confirmed_ = false;
   std::atomic<bool> ended_ = false;
   Thread thread_;

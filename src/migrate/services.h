@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "arbiter/arbiter.h"
 #include "base/cancel.h"
 #include "base/node_facts.h"
 #include "criu/memory_method.h"
@@ -49,6 +50,7 @@ struct Services {
   std::unique_ptr<state::Store> store;
   std::vector<std::unique_ptr<engine::Engine>> engines;
   std::unique_ptr<network::CutoverDriver> cutover;
+  std::unique_ptr<arbiter::Arbiter> arbiter{};  // null: the source's journal decides
   plan::ReservationBook reservations{};
   Passing passing{};
   PolicyBook policy{};

@@ -109,11 +109,13 @@ Result<> SourceMove::before_phase(const std::string& name) {
   }
   reporter_.start_phase(name);
   TS_LOG_INFO("mig={} phase={} container={}", id(), name, container());
-  if (!too_late) TS_TRY(cancel_.check());
+  // Once Restore has been said it is not for this place to end it: commit() finds out how.
+  if (!too_late && !asked_) TS_TRY(cancel_.check());
   auto written = enter(state_in_phase(name));
+  if (!written) written = std::unexpected(std::move(written).error().context("write the journal"));
+  if (asked_) entered_ = written;
   // Decided, it goes on whatever the disk says.
-  if (!written && !too_late) return std::unexpected(std::move(written).error().context("write the journal"));
-  return {};
+  return too_late || asked_ ? Result<>() : written;
 }
 
 // Written down before anything is done of it. Not forced to the disk: a container does not outlive its host, and what a
@@ -204,6 +206,8 @@ Result<> SourceMove::reserve() {
   auto& r = *request.mutable_reserve();
   const auto& s = planned_.survey;
   r.set_move_id(id());
+  decisions_ = std::make_unique<DecisionRegister>(*services_.store, services_.arbiter.get(), id(), planned_.arbiter);
+  r.set_arbiter(planned_.arbiter);
   cutover_ = cutover_facts(s.container);
   cutover_.move_id = id();
   cutover_.source = services_.settings.node;
@@ -246,14 +250,17 @@ Result<> SourceMove::reserve() {
 
 void SourceMove::undo_reserve() {
   lanes_.reset();
+  // The destination is not to take this for a word about the decision.
+  if (undecided()) session_.reset();
   if (!reserved_ || !session_) return;
   // The destination undoes the same by itself when it cannot hear this: the session ends with this object.
   auto not_cancelled = Cancel::create();
   peer::Request request;
   request.mutable_abort()->set_reason(cancel_.cancelled() ? cancel_.reason() : "the move failed on the source");
   if (not_cancelled) {
-    if (auto r = session_->call(request, Deadline::in(kCallLimit), *not_cancelled); !r)
-      TS_LOG_WARN("mig={} tell {} to undo: {}", id(), request_.peer, r.error().message());
+    auto told = session_->call(request, Deadline::in(kCallLimit), *not_cancelled);
+    if (!told) TS_LOG_WARN("mig={} tell {} to undo: {}", id(), request_.peer, told.error().message());
+    end_with_arbiter(told.has_value());
   }
   session_.reset();
 }
@@ -486,11 +493,15 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   {
     MutexLock lock(mu_);
     decided = decided_;
-    if (!decided) state_ = SourceState::kRolledBack;
+    if (!decided && !undecided()) state_ = SourceState::kRolledBack;
   }
   f.set_committed(decided);
   bool running = false;
-  if (decided) {
+  if (undecided() && !decided) {
+    f.set_source_state(
+        fmt::format("{} stands still on {}: it is not known whether {} runs it. The next daemon finds out", container(),
+                    services_.settings.node, request_.peer));
+  } else if (decided) {
     f.set_source_state(
         fmt::format("the move is decided: {} belongs to {} now; what is left is done as soon as it answers",
                     container(), request_.peer));
@@ -501,7 +512,8 @@ void SourceMove::report_failure(const PhaseOutcome& outcome) {
   TS_LOG_ERROR("mig={} phase={} failed: {} ({})", id(), outcome.failed, error.message(), f.source_state());
   unfinished_ = decided;
   // Left to another object, or to the next daemon, it is not over.
-  (void)record(decided ? "running" : cancel_.cancelled() ? "cancelled" : "rolled-back", error.message(), "");
+  bool open = decided || undecided();
+  (void)record(open ? "running" : cancel_.cancelled() ? "cancelled" : "rolled-back", error.message(), "");
   reporter_.emit(std::move(event));
 }
 

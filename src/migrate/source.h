@@ -8,6 +8,7 @@
 #include "base/thread.h"
 #include "criu/dump_session.h"
 #include "memory/image_sender.h"
+#include "migrate/decision_register.h"
 #include "migrate/handover.h"
 #include "migrate/live_memory.h"
 #include "migrate/memory_options.h"
@@ -99,8 +100,18 @@ class SourceMove {
   Result<> transfer();
   Result<> restore();
   Result<> commit();
+  Result<> decide();
   Result<> save() const;
-  Result<> decision_unknown(const Error& error);
+  // The decision (source_decision.cc).
+  Result<> check_arbiter();
+  Result<> begin_asking();
+  Result<> ask_restore();
+  Result<> write_commit();
+  void keep_commit();
+  Result<> settle_failed(Error error);
+  bool undecided() const;
+  void leave_undecided();
+  void end_with_arbiter(bool agreed);
   Result<> release();
   Result<> follow();
   Result<> prepare_to_follow();
@@ -170,6 +181,15 @@ class SourceMove {
   std::optional<ShutNetwork> shut_;  // from the freeze to the end of the tasks
   std::optional<criu::DumpSession> dump_;
   bool frozen_ = false;
+  std::unique_ptr<DecisionRegister> decisions_;          // from the reservation on
+  std::unique_ptr<arbiter::SourceHold> source_hold_;     // with an arbiter: from before Restore until the end
+  Result<> entered_;                                     // the journal, in the phase of the decision
+  bool asked_ = false;                                   // Restore has been said, or is about to be
+  bool commit_tried_ = false;                            // perhaps it is written
+  bool register_silent_ = false;                         // the arbiter did not answer just now
+  bool aborted_ = false;                                 // after asked_: the register says so
+  bool forward_ = false;                                 // after a failure: the register says commit
+  Thread copy_thread_;                                   // of the decision, into the journal
   Fd breakpoints_;                                       // held from before the freeze
   std::unique_ptr<sys::Urgent> urgent_;                  // from the freeze to the release
   bool live_ = false;                                    // memory does not travel in CRIU's images

@@ -63,6 +63,7 @@ Result<> SourceMove::get_ready() {
           fmt::format("hold: packets that arrive during the gap are not kept: {}", hold.error().message()));
   }
   TS_TRY_CTX(services_.cutover->prepare_leave(cutover_), "prepare the way to the container's addresses");
+  TS_TRY_ASSIGN(source_hold_, decisions_->hold_source(cancel_));
   if (request_.new_address) TS_TRY(offer_entries());
   images_ = std::make_unique<memory::ImageSender>(
       directory_ + "/images",
@@ -86,6 +87,7 @@ Result<> SourceMove::hold_restarts() {
 }
 
 void SourceMove::undo_ready() {
+  if (undecided()) return;
   withdraw_entries();
   notice_.reset();
   services_.cutover->stay(cutover_);
@@ -106,6 +108,7 @@ void SourceMove::undo_ready() {
 
 Result<> SourceMove::freeze_and_dump() {
   TS_TRY(fault::at("source.dump"));
+  TS_TRY(check_arbiter());
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
   notice_begins();
@@ -170,12 +173,12 @@ void SourceMove::undo_freeze() {
   urgent_.reset();
   if (notice_) notice_->end();
   if (!frozen_) return;
+  if (undecided()) return leave_undecided();
   frozen_ = false;
   give_connections_back();
   // First of all the container runs again.
-  bool ready_told = reserved_;
   fault::pass("source.undo.before-abort");
-  if (ready_told) {
+  if (reserved_) {
     if (auto r = services_.store->decide(id(), state::Decision::kAbort); !r)
       TS_LOG_ERROR("mig={} journal: {}", id(), r.error().message());
   }
@@ -229,6 +232,11 @@ Result<> SourceMove::transfer() {
 
 Result<> SourceMove::restore() {
   TS_TRY(fault::at("source.restore"));
+  auto parked = ask_restore();
+  return parked || !asked_ ? parked : settle_failed(std::move(parked).error());
+}
+
+Result<> SourceMove::ask_restore() {
   peer::Request request;
   auto& r = *request.mutable_restore();
   r.set_post_copy(follow_);
@@ -247,6 +255,7 @@ Result<> SourceMove::restore() {
   }
   if (follow_) TS_TRY(pusher_->begin(*std::exchange(push_link_, std::nullopt)));
   if (request_.new_address) take_connections();
+  TS_TRY(begin_asking());
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
   parked_ = reply.parked();
   TS_TRY(fault::at("source.restore.parked"));
@@ -264,21 +273,9 @@ Result<> SourceMove::restore() {
 // ---- the decision
 
 Result<> SourceMove::commit() {
-  TS_TRY(fault::at("source.commit"));
-  {
-    MutexLock lock(mu_);
-    TS_TRY(cancel_.check());
-    decided_ = true;
+  if (!forward_) {
+    if (auto decided = decide(); !decided) TS_TRY(settle_failed(std::move(decided).error()));
   }
-  auto saved = save();
-  if (saved) saved = fault::at("source.commit.before-decide");
-  if (!saved) {
-    MutexLock lock(mu_);
-    decided_ = false;
-    return saved;
-  }
-  // On disk before anything acts on it: from here on it is committed, whoever asks.
-  if (auto r = services_.store->decide(id(), state::Decision::kCommit); !r) TS_TRY(decision_unknown(r.error()));
   fault::pass("source.commit.decided");
   // In post-copy the tasks live on after this, for their memory: however this process ends, they must not run again.
   dump_->keep_frozen();
@@ -286,7 +283,22 @@ Result<> SourceMove::commit() {
   return {};
 }
 
-// For a daemon that comes after a kill -9 of this one: after the decision there is only forward.
+Result<> SourceMove::decide() {
+  TS_TRY(fault::at("source.commit"));
+  TS_TRY(entered_);
+  {
+    MutexLock lock(mu_);
+    TS_TRY(cancel_.check());
+    decided_ = true;
+  }
+  // Now with the addresses that it has there.
+  if (!cutover_.new_addresses.empty()) TS_TRY(save());
+  TS_TRY(fault::at("source.commit.before-decide"));
+  // On disk before anything acts on it: from here on it is committed, whoever asks.
+  return write_commit();
+}
+
+// For a daemon that comes after a kill -9 of this one, from before Restore on: it has to find out who may run it.
 Result<> SourceMove::save() const {
   const auto& container = planned_.survey.container;
   journal::ResumeFile file;
@@ -303,6 +315,7 @@ Result<> SourceMove::save() const {
   facts.set_cgroup(cgroup.path());
   facts.set_keep_source(request_.keep_source);
   facts.set_post_copy(follow_);
+  facts.set_arbiter(decisions_->identity());
   facts.set_compression(static_cast<uint32_t>(request_.memory.compress));
   facts.set_link_bytes_per_second(link_bits_per_second() / 8);
   facts.set_max_bits_per_second(planned_.max_bits_per_second);
@@ -312,23 +325,6 @@ Result<> SourceMove::save() const {
   facts.mutable_network()->set_home(cutover_.home);
   facts.mutable_network()->set_home_id(cutover_.home_id);
   return write_resume_file(directory_, file);
-}
-
-// The journal did not take the decision, as far as we can tell. It counts as a commit only if the journal says so; it
-// is an abort only once the destination has confirmed that, since it might still read a commit out of the journal
-// later.
-Result<> SourceMove::decision_unknown(const Error& error) {
-  TS_LOG_ERROR("mig={} phase=commit write the decision: {}", id(), error.message());
-  auto stored = services_.store->decision(id());
-  if (stored && *stored == state::Decision::kCommit) return {};
-  TS_TRY_ASSIGN(Cancel never, Cancel::create());
-  peer::Request abort;
-  abort.mutable_abort()->set_reason("the source could not write its decision");
-  TS_TRY_CTX(session_->call(abort, Deadline::in(kCallLimit), never),
-             "write the decision (and the destination did not confirm the end of the move)");
-  MutexLock lock(mu_);
-  decided_ = false;
-  return std::unexpected(Error(error).context("write the decision"));
 }
 
 Result<> SourceMove::release() {
@@ -418,6 +414,7 @@ Result<> SourceMove::tell_commit() {
 Result<> SourceMove::cleanup() {
   fault::pass("source.cleanup");
   services_.cutover->settled(cutover_);
+  end_with_arbiter(true);
   if (offered_) services_.entries->settle(cutover_);
   notice_.reset();
   session_.reset();

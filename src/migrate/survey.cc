@@ -38,6 +38,18 @@ Result<Found> find_in_all(const Services& services, const std::string& name) {
                              .with_remedy("`transship ps -a` lists the containers of this node"));
 }
 
+constexpr milliseconds kArbiterLimit{3000};
+
+void add_arbiter(arbiter::Arbiter& arbiter, NodeFacts& facts) {
+  auto never = Cancel::create();
+  auto health = never ? arbiter.check(Deadline::in(kArbiterLimit), *never)
+                      : Result<arbiter::Health>(std::unexpected(never.error()));
+  // Not which one, but that there is one, and nothing that could be taken for the same as another node's.
+  facts.arbiter = health ? health->identity : "etcd, which does not answer";
+  if (!health) facts.arbiter_error = health.error().message();
+  if (health) facts.arbiter_ms = static_cast<uint32_t>(health->latency.count());
+}
+
 }  // namespace
 
 Result<engine::Engine*> Services::engine(std::string_view name) const {
@@ -80,6 +92,7 @@ Result<NodeFacts> Services::node_facts() const {
     facts.engines.push_back(version ? *version
                                     : fmt::format("{} (not usable: {})", e->name(), version.error().message()));
   }
+  if (arbiter) add_arbiter(*arbiter, facts);
   auto taken = reservations.totals();
   auto minus = [](uint64_t a, uint64_t b) { return a > b ? a - b : 0; };
   facts.memory_available =

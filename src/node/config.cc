@@ -8,6 +8,7 @@
 #include <toml++/toml.hpp>
 #include <variant>
 
+#include "arbiter/etcd.h"
 #include "base/text.h"
 #include "names/directory.h"
 #include "sys/file.h"
@@ -66,6 +67,21 @@ std::string check_ipv4(const std::string& value) {
   return address->is_loopback() ? "containers cannot reach a loopback address" : "";
 }
 
+std::string check_endpoints(const std::string& value) {
+  auto endpoints = arbiter::parse_endpoints(value);
+  return endpoints ? "" : endpoints.error().message();
+}
+
+std::string check_file(const std::string& value) {
+  return value.empty() || value.starts_with('/') ? "" : "must be an absolute path";
+}
+
+std::string check_prefix(const std::string& value) {
+  bool plain = value.size() > 1 && value.size() <= 100 && value.starts_with('/') && !value.ends_with('/');
+  for (const auto& part : split(value, '/')) plain = plain && (part.empty() || is_plain_name(part));
+  return plain ? "" : "/NAME or /NAME/NAME, of letters, digits, '.', '_' and '-'";
+}
+
 constexpr int64_t kDay = 86'400;
 
 const auto& entries() {
@@ -120,6 +136,23 @@ const auto& entries() {
       Entry{"names.program", Text{&Config::names_program, false, {}, check_program}, "dnsmasq"},
       Entry{"http.program", Text{&Config::http_program, false, {}, check_program},
             "HAProxy, for http entries of this node (docs/network.md)"},
+      Entry{"arbiter.type", Text{&Config::arbiter_type, false, "none|etcd"},
+            "who keeps the decision of a move: none (the source's journal) or etcd (docs/arbiter.md); the same on all "
+            "nodes"},
+      Entry{"arbiter.endpoints", Text{&Config::arbiter_endpoints, false, {}, check_endpoints},
+            "etcd's members, with commas between them: https://HOST:PORT or http://HOST:PORT"},
+      Entry{"arbiter.ca", Text{&Config::arbiter_ca, false, {}, check_file},
+            "who signed their certificates, in PEM; default: the system's authorities"},
+      Entry{"arbiter.certificate", Text{&Config::arbiter_certificate, false, {}, check_file},
+            "this node's certificate for etcd, in PEM; default: none"},
+      Entry{"arbiter.key", Text{&Config::arbiter_key, false, {}, check_file}, "its key, in PEM"},
+      Entry{"arbiter.user", Text{&Config::arbiter_user}, "etcd's name for this node, where etcd asks for a password"},
+      Entry{"arbiter.password_file", Text{&Config::arbiter_password_file, false, {}, check_file},
+            "the file with that password"},
+      Entry{"arbiter.prefix", Text{&Config::arbiter_prefix, false, {}, check_prefix},
+            "beginning of its keys in etcd; the same on all nodes"},
+      Entry{"arbiter.lease_s", Number{&Config::arbiter_lease_s, 5, 600},
+            "a source that etcd has not heard of for so long is gone for good"},
   };
   return kEntries;
 }
@@ -190,6 +223,13 @@ Result<> check(const Config& config, const toml::table& file, const std::string&
   if (std::string wrong = check_name(config.node_name); !wrong.empty())
     return fail(Errc::kInvalidArgument, "{}: node.name is the host's name, \"{}\": {}; give another", source,
                 config.node_name, wrong);
+  if (config.arbiter_type == "etcd" && trim(config.arbiter_endpoints).empty())
+    return fail(Errc::kInvalidArgument, "{}:{}: arbiter.type is \"etcd\" but arbiter.endpoints names none", source,
+                file["arbiter"]["type"].node()->source().begin.line);
+  if (config.arbiter_certificate.empty() != config.arbiter_key.empty())
+    return fail(Errc::kInvalidArgument, "{}: arbiter.certificate and arbiter.key belong together", source);
+  if (config.arbiter_user.empty() != config.arbiter_password_file.empty())
+    return fail(Errc::kInvalidArgument, "{}: arbiter.user and arbiter.password_file belong together", source);
   if (config.cutover_driver == "hook" && trim(config.cutover_hook).empty())
     return fail(Errc::kInvalidArgument, "{}:{}: cutover.driver is \"hook\" but cutover.hook names no command", source,
                 file["cutover"]["driver"].node()->source().begin.line);

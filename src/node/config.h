@@ -44,6 +44,15 @@ struct Config {
   std::string names_address = "169.254.185.53";
   std::string names_program = "dnsmasq";
   std::string http_program = "haproxy";
+  std::string arbiter_type = "none";
+  std::string arbiter_endpoints;
+  std::string arbiter_ca;
+  std::string arbiter_certificate;
+  std::string arbiter_key;
+  std::string arbiter_user;
+  std::string arbiter_password_file;
+  std::string arbiter_prefix = "/transship";
+  int64_t arbiter_lease_s = 10;
 };
 
 // One documented value, for --check-config and the table in docs/configuration.md.

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "arbiter/etcd.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -150,6 +151,26 @@ Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& confi
   return network::make_cutover_driver(command);
 }
 
+// Null: the source's journal decides. Nobody is asked yet: a node starts, and its containers run, without etcd as well.
+Result<std::unique_ptr<arbiter::Arbiter>> make_arbiter(const Config& config) {
+  if (config.arbiter_type != "etcd") return nullptr;
+  arbiter::EtcdOptions o;
+  TS_TRY_ASSIGN(o.endpoints, arbiter::parse_endpoints(config.arbiter_endpoints));
+  o.tls = {config.arbiter_ca, config.arbiter_certificate, config.arbiter_key};
+  o.user = config.arbiter_user;
+  if (!o.user.empty()) {
+    TS_TRY_ASSIGN(o.password, sys::read_file(config.arbiter_password_file, 4096));
+    o.password = trim(o.password);
+  }
+  o.prefix = config.arbiter_prefix;
+  o.node = config.node_name;
+  o.lease = milliseconds(config.arbiter_lease_s * 1000);
+  // libcurl says only that it cannot use one.
+  for (const auto& file : {o.tls.ca, o.tls.certificate, o.tls.key})
+    if (!file.empty()) TS_TRY_CTX(open_file(file, O_RDONLY), "arbiter");
+  return arbiter::make_etcd_arbiter(std::move(o));
+}
+
 Result<std::unique_ptr<migrate::Services>> make_services(const Config& config) {
   TS_TRY(sys::make_dirs(config.state_dir));
   TS_TRY(sys::make_dirs(config.run_dir));
@@ -159,8 +180,10 @@ Result<std::unique_ptr<migrate::Services>> make_services(const Config& config) {
   TS_TRY_ASSIGN(auto store, state::open_sqlite_store(config.state_dir + "/transship.db"));
   TS_TRY_ASSIGN(auto engines, make_engines(config));
   TS_TRY_ASSIGN(auto cutover, make_cutover(config));
-  return std::unique_ptr<migrate::Services>(new migrate::Services{
-      std::move(settings), std::move(identity), std::move(store), std::move(engines), std::move(cutover)});
+  TS_TRY_ASSIGN(auto arbiter, make_arbiter(config));
+  return std::unique_ptr<migrate::Services>(new migrate::Services{std::move(settings), std::move(identity),
+                                                                  std::move(store), std::move(engines),
+                                                                  std::move(cutover), std::move(arbiter)});
 }
 
 wire::PinLookup pins_of(state::Store& store) {
@@ -291,8 +314,9 @@ Result<> enable_fault_points() {
 }
 
 int check_config(const Config& config, const plan::PolicySet& policy) {
-  // The daemon would not start without its hook.
+  // The daemon would not start without its hook, nor without the files that it logs in to etcd with.
   if (auto cutover = make_cutover(config); !cutover) return complain(cutover.error());
+  if (auto arbiter = make_arbiter(config); !arbiter) return complain(arbiter.error());
   for (const auto& key : describe(config)) fmt::print("{} = {}\n", key.name, key.value);
   for (const auto& key : describe(policy.everyone)) fmt::print("{} = {}\n", key.name, key.value);
   for (const auto& [peer, its] : policy.peers)

@@ -51,6 +51,7 @@ class ControlSession {
       case peer::Request::kReserve: return reserve(request.reserve());
       case peer::Request::kDecision: return decision(request.decision().move_id());
       case peer::Request::kCommit: return commit(request.commit().move_id());
+      case peer::Request::kWithdraw: return withdraw(request.withdraw().move_id());
       case peer::Request::kFill: return fill(request.fill());
       case peer::Request::kPlaced: return done_if(cutover_.told(peer_.name, request.placed()));
       case peer::Request::kExpose: return done_if(exposer_.asked(peer_.name, request.expose()));
@@ -100,6 +101,12 @@ class ControlSession {
   }
   Result<peer::Reply> decision(const std::string& move_id) {
     TS_TRY_ASSIGN(peer::Decision decided, moves_.decision(move_id, peer_.name));
+    peer::Reply reply;
+    reply.mutable_decision()->set_decision(decided);
+    return reply;
+  }
+  Result<peer::Reply> withdraw(const std::string& move_id) {
+    TS_TRY_ASSIGN(peer::Decision decided, moves_.withdraw(move_id, peer_.name));
     peer::Reply reply;
     reply.mutable_decision()->set_decision(decided);
     return reply;

@@ -7,22 +7,21 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
-#include "criu/rescue.h"
 #include "gate/gate.h"
+#include "migrate/decision_register.h"
+#include "migrate/give_back.h"
 #include "migrate/handover.h"
 #include "migrate/resume_file.h"
-#include "migrate/shut_network.h"
 #include "migrate/survey.h"
 #include "network/hold.h"
 #include "network/moved_connections.h"
-#include "sys/cgroup.h"
 #include "sys/file.h"
-#include "sys/throttle.h"
 
 namespace transship::node {
 namespace {
 
 constexpr milliseconds kForgetLimit{10'000};
+constexpr milliseconds kArbiterLimit{5000};
 
 void remove_directory(const std::string& path) {
   while (::umount2(path.c_str(), MNT_DETACH) == 0) TS_LOG_INFO("recovery: unmounted {}", path);
@@ -35,13 +34,23 @@ Result<state::Decision> decided(migrate::Services& services, const std::string& 
   return decision.value_or(state::Decision::kInvalid);
 }
 
+// Restore was said, and nobody has heard what was decided: the move finds it out by itself, however long that takes.
+bool undecided(migrate::Services& services, const Unfinished& move) {
+  if (!move.facts.has_leaving()) return false;
+  auto decision = services.store->decision(move.move_id);
+  return !decision || !*decision;
+}
+
 // What is to arrive here is either undone or gone on with, by the move itself; a container that leaves is given back
-// unless it belongs to its destination already.
+// unless it belongs to its destination already, or may.
 Result<bool> can_go_on(migrate::Services& services, const Unfinished& move) {
   if (move.facts.has_arriving()) return true;
   if (!move.facts.has_leaving()) return false;
   TS_TRY_ASSIGN(auto decision, decided(services, move.move_id));
-  return decision == state::Decision::kCommit;
+  bool by_journal = move.facts.leaving().arbiter().empty();
+  if (decision == state::Decision::kInvalid && by_journal)
+    return !services.store->decide(move.move_id, state::Decision::kAbort);
+  return decision != state::Decision::kAbort;
 }
 
 Result<std::vector<Unfinished>> sort_out_directories(migrate::Services& services) {
@@ -62,47 +71,6 @@ Result<std::vector<Unfinished>> sort_out_directories(migrate::Services& services
   return unfinished;
 }
 
-// What CRIU locked, should it have been killed as well, and what the daemon shut.
-void open_network(const sys::Cgroup& cgroup, pid_t pid) {
-  auto complain = [pid](const Result<>& r) {
-    if (!r) TS_LOG_ERROR("recovery: open the network of process {}: {}", pid, r.error().message());
-  };
-  // The tasks may run already, if a failed dump was just being undone.
-  if (auto frozen = cgroup.frozen(); frozen && *frozen) {
-    auto pids = cgroup.processes();
-    complain(pids ? criu::open_network_again(pid, *pids) : Result<>(std::unexpected(pids.error())));
-  }
-  complain(migrate::ShutNetwork::open_of(pid));
-}
-
-// An undecided move of ours: its tasks belong here. The kernel and CRIU have given them back already or do so when CRIU
-// notices that we are gone; what is left is the freeze that was ours.
-// False: it does not run here any more.
-bool give_back(migrate::Services& services, const state::Move& move) {
-  auto found = migrate::find_container(services, move.container);
-  if (!found) {
-    TS_LOG_WARN("recovery: mig={} {}: {}", move.id, move.container, found.error().message());
-    return false;
-  }
-  auto cgroup = sys::Cgroup::of_process(found->container.pid);
-  bool runs = found->container.pid > 0;
-  if (runs && cgroup) {
-    open_network(*cgroup, found->container.pid);
-    if (auto r = sys::Throttle::lift_stale(*cgroup); !r)
-      TS_LOG_ERROR("recovery: mig={} {}: {}", move.id, move.container, r.error().message());
-    if (auto r = cgroup->thaw(Deadline::in(milliseconds(5000))); !r)
-      TS_LOG_ERROR("recovery: mig={} thaw {}: {}", move.id, move.container, r.error().message());
-  }
-  // What was held is in the summary, which lists of moves leave out.
-  auto whole = services.store->move(move.id);
-  if (whole && !whole->summary.empty()) {
-    if (auto r = found->engine->release_restarts(found->container.id, whole->summary); !r)
-      TS_LOG_ERROR("recovery: mig={} restart policy of {}: {}", move.id, move.container, r.error().message());
-  }
-  TS_LOG_INFO("recovery: mig={} undecided, {} {}", move.id, move.container, runs ? "runs here" : "does not run here");
-  return runs;
-}
-
 // Its tasks are dead with their host, and the destination has it: the engine must not start a second one.
 void keep_stopped(migrate::Services& services, const state::Move& move) {
   auto found = migrate::find_container(services, move.container);
@@ -111,20 +79,45 @@ void keep_stopped(migrate::Services& services, const state::Move& move) {
     TS_LOG_WARN("recovery: mig={} the stopped source container: {}", move.id, r.error().message());
 }
 
-void close_source(migrate::Services& services, state::Move& move, bool committed) {
+// The host went down, and what the move had got to with it: by an arbiter it may have been decided, or be decided yet.
+// What stands; kInvalid: the journal decides.
+Result<state::Decision> ask_arbiter(migrate::Services& services, const state::Move& move) {
+  auto found = migrate::find_container(services, move.container);
+  // Its tasks have outlived the daemon, and so would the file that says that Restore was said.
+  bool runs = found && found->container.pid > 0;
+  if (!services.arbiter || runs) return state::Decision::kInvalid;
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  auto deadline = Deadline::in(kArbiterLimit);
+  TS_TRY_ASSIGN(auto decisions, migrate::DecisionRegister::of_unknown(*services.store, services.arbiter.get(), move.id,
+                                                                      deadline, never));
+  TS_TRY_ASSIGN(auto stands, decisions->decide(state::Decision::kAbort, deadline, never));
+  TS_TRY(decisions->keep(stands));
+  return stands;
+}
+
+// An error: it stands still, and nobody says now what is to become of it. The next start tries again.
+Result<> close_source(migrate::Services& services, state::Move& move, state::Decision decision) {
+  if (decision == state::Decision::kInvalid) {
+    TS_TRY_ASSIGN(decision, ask_arbiter(services, move));
+  }
+  bool committed = decision == state::Decision::kCommit;
   move.state = committed ? "done" : "rolled-back";
   if (committed) {
     keep_stopped(services, move);
     move.error = fmt::format("the daemon ended after the decision: {} belongs to {}", move.container, move.to);
-    return;
+    return {};
   }
-  if (auto r = services.store->decide(move.id, state::Decision::kAbort); !r)
+  if (auto r = services.store->decide(move.id, state::Decision::kAbort); !r) {
+    // Before Restore was said nobody else could run it.
+    if (migrate::state_in_phase(move.phase) == migrate::SourceState::kAsked) return r;
     TS_LOG_ERROR("recovery: mig={} journal: {}", move.id, r.error().message());
+  }
   move.error = "the daemon ended during this move";
-  if (!give_back(services, move))
+  if (!migrate::give_back(services, move))
     move.error += fmt::format(
         ", and {} does not run here: with the host went its memory, not its files. Its engine can start it anew",
         move.container);
+  return {};
 }
 
 // Without its directory a container that had arrived is gone as well: the host went down.
@@ -141,12 +134,14 @@ void close_destination(const migrate::Services& services, state::Move& move, boo
 
 void close_move(migrate::Services& services, state::Move move) {
   auto decision = decided(services, move.id);
-  if (!decision) {
-    TS_LOG_ERROR("recovery: mig={} journal: {}", move.id, decision.error().message());
+  auto closed = decision ? Result<>() : Result<>(std::unexpected(decision.error()));
+  if (closed && move.role == "source") closed = close_source(services, move, *decision);
+  if (!closed) {
+    TS_LOG_ERROR("recovery: mig={} {}: it is not known what was decided: {}", move.id, move.container,
+                 closed.error().message());
     return;
   }
-  bool committed = *decision == state::Decision::kCommit;
-  move.role == "source" ? close_source(services, move, committed) : close_destination(services, move, committed);
+  if (move.role != "source") close_destination(services, move, *decision == state::Decision::kCommit);
   move.summary.clear();
   move.ended_ms = unix_ms_now();
   if (auto r = services.store->put_move(move, true); !r)
@@ -173,6 +168,8 @@ void resume(migrate::Services& services, migrate::MoveTable& moves, const std::v
     auto resumed = moves.resume(u.move_id, u.facts);
     if (resumed) continue;
     TS_LOG_ERROR("recovery: mig={} cannot be gone on with: {}", u.move_id, resumed.error().message());
+    // The next start tries again. Frozen is safe.
+    if (undecided(services, u)) continue;
     remove_directory(services.settings.run_dir + "/moves/" + u.move_id);
     if (auto move = services.store->move(u.move_id); move && move->ended_ms == 0)
       close_move(services, std::move(*move));

@@ -145,6 +145,28 @@ void judge_engine(const PlanInput& in, Rows& rows) {
                fmt::format("install or start {} there", in.container.engine));
 }
 
+// One register for both, and one that answers: a move that cannot be decided leaves the container frozen.
+void judge_arbiter(const PlanInput& in, Rows& rows) {
+  const auto& s = in.source;
+  const auto& d = in.destination;
+  if (s.arbiter.empty() && d.arbiter.empty()) return;
+  if (s.arbiter.empty() || d.arbiter.empty()) {
+    const auto& with = s.arbiter.empty() ? in.peer : s.node;
+    const auto& without = s.arbiter.empty() ? s.node : in.peer;
+    return rows.block("arbiter", fmt::format("{} decides its moves by etcd, {} does not", with, without),
+                      "have the same [arbiter] in the configuration of both, or none (docs/arbiter.md)");
+  }
+  if (!s.arbiter_error.empty() || !d.arbiter_error.empty())
+    return rows.block("arbiter",
+                      s.arbiter_error.empty() ? fmt::format("on {}: {}", in.peer, d.arbiter_error)
+                                              : fmt::format("here: {}", s.arbiter_error),
+                      "nothing can be decided before a majority of etcd answers: `etcdctl endpoint status --cluster`");
+  if (s.arbiter != d.arbiter)
+    return rows.block("arbiter", fmt::format("{} here, {} there", s.arbiter, d.arbiter),
+                      "name the same cluster and the same prefix in [arbiter] on both");
+  rows.ok("arbiter", fmt::format("{}, answers in {} ms here, {} ms there", s.arbiter, s.arbiter_ms, d.arbiter_ms));
+}
+
 void judge_node(const std::string& where, const NodeFacts& node, Rows& rows) {
   for (const auto& sentence : node.missing) {
     auto colon = sentence.rfind(": ");
@@ -168,6 +190,7 @@ void judge_hosts(const PlanInput& in, Rows& rows) {
   judge_tools(in, rows);
   judge_cgroups(in, rows);
   judge_engine(in, rows);
+  judge_arbiter(in, rows);
 }
 
 }  // namespace transship::plan

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 namespace transship::plan {
@@ -384,6 +385,39 @@ TEST(Plan, PublishedPortsCountTheirConnections) {
   EXPECT_THAT(found_of(in, "published-ports"), HasSubstr("4 connections"));
   in.abilities.published_ports_follow = true;
   EXPECT_EQ(verdict_of(in, "published-ports"), Verdict::kInvalid);
+}
+
+const Row* row_of(const PlanResult& result, const std::string& check) {
+  auto found = std::ranges::find(result.rows, check, &Row::check);
+  return found == result.rows.end() ? nullptr : &*found;
+}
+
+TEST(Plan, BothNodesMustHaveTheSameArbiterAndItMustAnswer) {
+  auto in = good_input();
+  EXPECT_EQ(row_of(make_plan(in), "arbiter"), nullptr) << "nobody has one";
+  in.source.arbiter = in.destination.arbiter = "etcd f00 /transship";
+  EXPECT_EQ(row_of(make_plan(in), "arbiter")->verdict, Verdict::kOk);
+  auto blocks = [](const PlanInput& input, const std::string& words) {
+    auto result = make_plan(input);
+    const Row* row = row_of(result, "arbiter");
+    ASSERT_NE(row, nullptr);
+    EXPECT_EQ(row->verdict, Verdict::kBlock);
+    EXPECT_THAT(row->found, HasSubstr(words));
+    EXPECT_FALSE(row->remedy.empty());
+  };
+  auto other = in;
+  other.destination.arbiter = "etcd f00 /other";
+  blocks(other, "/transship here, etcd f00 /other there");
+  other.destination.arbiter = "";
+  blocks(other, "aws decides its moves by etcd, azure does not");
+  other = in;
+  other.source.arbiter = "";
+  blocks(other, "azure decides its moves by etcd, aws does not");
+  other = in;
+  other.destination.arbiter_error = "etcd does not answer: timeout";
+  blocks(other, "on azure: etcd does not answer");
+  other.source.arbiter_error = "no leader";
+  blocks(other, "here: no leader");
 }
 
 TEST(Plan, SameThingFoundTwiceIsOneRow) {

@@ -98,6 +98,7 @@ class SqliteStore final : public Store {
   Result<std::vector<Move>> moves(size_t newest) override;
   Result<std::vector<Move>> unfinished_moves() override;
   Result<> decide(const std::string& move_id, Decision decision) override;
+  Result<> abort_after_all(const std::string& move_id) override;
   Result<std::optional<Decision>> decision(const std::string& move_id) override;
   Result<uint64_t> add_event(const std::string& move_id, std::string_view event) override;
   Result<std::vector<Event>> events(const std::string& move_id, uint64_t after) override;
@@ -414,6 +415,17 @@ Result<> SqliteStore::decide(const std::string& move_id, Decision decision) {
   if (*first == decision) return {};
   return fail(Errc::kAlreadyExists, "the move {} was decided already: {}, not {}", move_id, decision_name(*first),
               decision_name(decision));
+}
+
+Result<> SqliteStore::abort_after_all(const std::string& move_id) {
+  MutexLock lock(mu_);
+  Durably durably(db_);
+  TS_TRY(durably.on());
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_,
+                                           "INSERT INTO decisions VALUES(?,?,?) ON CONFLICT(move_id) DO UPDATE "
+                                           "SET decision=excluded.decision, decided=excluded.decided",
+                                           fmt::format("abort the move {} after all", move_id)));
+  return s.bind(move_id).bind(static_cast<int64_t>(Decision::kAbort)).bind(unix_ms_now()).run();
 }
 
 Result<std::optional<Decision>> SqliteStore::decision(const std::string& move_id) {

@@ -136,6 +136,16 @@ TEST_F(StoreTest, TheFirstDecisionStands) {
   EXPECT_FALSE(store_->decide("m1", Decision::kAbort));
 }
 
+TEST_F(StoreTest, AnAbortByTheOtherSidesWordStandsOverACommit) {
+  ASSERT_TRUE(store_->abort_after_all("m0"));
+  EXPECT_EQ(store_->decision("m0").value(), Decision::kAbort);
+  ASSERT_TRUE(store_->decide("m1", Decision::kCommit));
+  ASSERT_TRUE(store_->abort_after_all("m1"));
+  open();
+  EXPECT_EQ(store_->decision("m1").value(), Decision::kAbort);
+  EXPECT_FALSE(store_->decide("m1", Decision::kCommit));
+}
+
 TEST_F(StoreTest, OneOfManyThreadsDecides) {
   std::atomic<int> commits = 0;
   std::atomic<int> aborts = 0;

@@ -98,6 +98,9 @@ class Store {
   // Once per move: on disk when it returns. The same decision again is fine; another one is kAlreadyExists, and the
   // first one stands.
   virtual Result<> decide(const std::string& move_id, Decision decision) = 0;
+  // *Abort*, whatever stands: the only other one who could have run the container has said that it never will
+  // (docs/design/0010-handover.md, rule 5). On disk when it returns.
+  virtual Result<> abort_after_all(const std::string& move_id) = 0;
   virtual Result<std::optional<Decision>> decision(const std::string& move_id) = 0;
 
   // Numbers them from 1; the oldest go once there are more than kMaxEvents.

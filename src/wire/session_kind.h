@@ -32,6 +32,7 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kHandover: return R::kHandover;
     case Q::kRestore: return R::kParked;
     case Q::kCommit: return R::kRunning;
+    case Q::kWithdraw:
     case Q::kDecision: return R::kDecision;
     case Q::KIND_NOT_SET: break;
   }

@@ -20,6 +20,7 @@ JOURNALED = {
     "destination.prepare.created": "destination.prepare.saved",
     "destination.restore.before-save": "destination.restore.saved",
     "destination.restore.saved": "destination.restore.recorded",
+    "destination.commit": "destination.commit.saved",                   # it runs
     "destination.cleanup.before-decide": "destination.cleanup.decided",
     "destination.cleanup.filled": "destination.cleanup.recorded",
 }

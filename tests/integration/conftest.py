@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("moving")
+pytest.register_assert_rewrite("moving", "arbiter_kit")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
 from labkit import cgroup, deploy, state  # noqa: E402
@@ -18,7 +18,8 @@ from moving import Scene  # noqa: E402
 
 PREFIX = "test-"  # then the pid of the test run
 # What measures the lab, or the processors' share that a program gets.
-ALONE = {"test_lab", "test_lab_network", "test_what_does_not_converge_is_slowed_down_and_then_given_up"}
+ALONE = {"test_lab", "test_lab_network", "test_what_does_not_converge_is_slowed_down_and_then_given_up",
+         "test_gap_with_and_without_etcd"}
 # What takes about as long as all the rest.
 SECOND_HALF = {"test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails", "test_shared_memory"}
 
