@@ -1,6 +1,7 @@
 #include "gate/gated_create.h"
 
 #include <poll.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -242,6 +243,9 @@ void GatedCreate::forget_container() {
   if (runc_code_ && *runc_code_ > 0 && *runc_code_ < 128) return;
   auto runc = real_runtime();
   if (!runc) return;
+  // The root file system, which runc has mounted there for CRIU; with it the directory could not be removed.
+  while (::umount2(fmt::format("{}/{}/criu-root", line_.root, line_.id).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
+  }
   sys::Command command;
   command.argv = line_.globals;
   command.argv.insert(command.argv.begin(), *runc);
