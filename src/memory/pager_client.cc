@@ -232,8 +232,10 @@ bool PagerClient::State::replace(const Error& how) {
   changed.notify_all();
   if (done) {
     auto text = fmt::format("the pager {} was killed, the pager {} goes on in its place", pid, link()->pid);
-    TS_LOG_WARN("{}", text);
-    if (options.on_replaced) options.on_replaced(text);
+    if (options.on_replaced)
+      options.on_replaced(text);
+    else
+      TS_LOG_WARN("{}", text);
     return true;
   }
   lost(Error(Errc::kUnavailable, fmt::format("the pager {} has died ({}), and no other can go on: {}", pid,
