@@ -93,7 +93,8 @@ def draw_moment(fault: Fault, chance: random.Random, mode: str) -> None:
         fault.at = chance.choice(PHASES)
         fault.delay = round(chance.choice((0, chance.uniform(0, 0.1), chance.uniform(0, 0.5))), 3)
     else:
-        fault.at = chance.choice([p for p in POINTS if reached(p, mode) and not p.startswith(("source.resume", "destination.resume"))])
+        later = ("source.resume", "destination.resume", "pager.succeeding")
+        fault.at = chance.choice([p for p in POINTS if reached(p, mode) and not p.startswith(later)])
 
 
 def reached(point: str, mode: str) -> bool:

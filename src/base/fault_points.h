@@ -88,6 +88,9 @@ inline constexpr auto kPoints = std::to_array<PointName>({
     // transship-pager (memory/pager*.cc).
     {"pager.sealed", kGoesOn},
     {"pager.restored", kGoesOn},
+    {"pager.recorded", kGoesOn},
+    {"pager.forked", kGoesOn},
+    {"pager.succeeding", kGoesOn},
     {"pager.filled", kGoesOn},
 });
 

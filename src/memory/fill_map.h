@@ -28,6 +28,7 @@ class FillMap {
   std::optional<Piece> at(uint64_t address) const;
   // The same, or the first piece after it.
   std::optional<Piece> next(uint64_t address) const;
+  const std::map<uint64_t, Piece>& pieces() const { return pieces_; }  // by address
   uint64_t bytes() const { return bytes_; }
   bool empty() const { return pieces_.empty(); }
 

@@ -1,9 +1,6 @@
 #include "memory/fill_task.h"
 
-#include <linux/userfaultfd.h>
-
 #include <algorithm>
-#include <array>
 
 namespace transship::memory {
 namespace {
@@ -28,31 +25,32 @@ void set_nonblocking(int fd) {
 
 }  // namespace
 
-FillTask::FillTask(Fd uffd, std::shared_ptr<FillSpace> space, PageStore& store)
+FillTask::FillTask(Fd uffd, Start start, std::shared_ptr<FillSpace> space, PageStore& store, FillHost& host)
     : uffd_(std::move(uffd)),
+      index_(start.index),
       space_(std::move(space)),
       store_(store),
-      forked_(false),
+      host_(host),
+      todo_(std::move(start.todo)),
+      forked_(start.forked),
+      restored_(start.restored),
       next_fill_(Clock::now()),
       last_progress_(next_fill_) {
   set_nonblocking(uffd_.get());
   ++space_->tasks;
-  for (const auto& range : space_->expected)
-    todo_.add({.address = range.address, .bytes = range.bytes(), .image = range.address});
 }
 
-FillTask::FillTask(Fd uffd, const FillTask& parent)
-    : uffd_(std::move(uffd)),
-      space_(parent.space_),
-      store_(parent.store_),
-      todo_(parent.todo_),
-      forked_(true),
-      restored_(parent.restored_),
-      next_fill_(Clock::now()),
-      last_progress_(next_fill_) {
-  set_nonblocking(uffd_.get());
-  ++space_->tasks;
+FillTask::FillTask(Fd uffd, uint64_t index, const FillTask& parent)
+    : FillTask(std::move(uffd), {.index = index, .todo = parent.todo_, .forked = true, .restored = parent.restored_},
+               parent.space_, parent.store_, parent.host_) {
   space_->forked = true;
+}
+
+FillMap FillTask::all_of(const FillSpace& space) {
+  FillMap all;
+  for (const auto& range : space.expected)
+    all.add({.address = range.address, .bytes = range.bytes(), .image = range.address});
+  return all;
 }
 
 FillTask::~FillTask() {
@@ -68,30 +66,40 @@ void FillTask::report(std::string text) {
   trouble_ = fmt::format("process {}: {}", space_->id.id, text);
 }
 
-bool FillTask::read_events(std::vector<std::unique_ptr<FillTask>>& children) {
-  std::array<uffd_msg, 16> messages{};
+bool FillTask::read_events() {
   bool any = false;
   while (true) {
-    auto n = retry_eintr([&] { return ::read(uffd_.get(), messages.data(), sizeof messages); });
+    auto room = host_.room_for_events(index_);
+    if (room.empty()) return any;
+    auto n = retry_eintr([&] { return ::read(uffd_.get(), room.data(), room.size_bytes()); });
     if (n < 0 && errno != EAGAIN) report(fmt::format("read its faults: {}", errno_text(errno)));
     if (n <= 0) return any;
     any = true;
     auto now = Clock::now();
-    for (const auto& m : std::span(messages).first(static_cast<size_t>(n) / sizeof(uffd_msg))) {
-      switch (m.event) {
-        case UFFD_EVENT_PAGEFAULT:
-          faults_.push_back({.address = m.arg.pagefault.address & ~(kPageBytes - 1), .since = now});
-          last_fault_ = now;
-          continue;
-        case UFFD_EVENT_FORK: children.emplace_back(new FillTask(Fd(static_cast<int>(m.arg.fork.ufd)), *this)); break;
-        case UFFD_EVENT_REMAP: todo_.move(m.arg.remap.from, m.arg.remap.to, m.arg.remap.len); break;
-        case UFFD_EVENT_REMOVE:
-        case UFFD_EVENT_UNMAP: forget(m.arg.remove.start, m.arg.remove.end - m.arg.remove.start); break;
-        default: report(fmt::format("an unknown event {} on its memory", m.event));
+    bool more_than_faults = false;
+    for (const auto& m : room.first(static_cast<size_t>(n) / sizeof(uffd_msg))) {
+      if (m.event == UFFD_EVENT_PAGEFAULT) {
+        faults_.push_back({.address = m.arg.pagefault.address & ~(kPageBytes - 1), .since = now});
+        last_fault_ = now;
+        continue;
       }
+      more_than_faults = true;
+      take_event(m);
       look_again_at_waiting();
       next_fill_ = now;
     }
+    if (more_than_faults) host_.events_done();
+  }
+}
+
+// What changes here must change in the same way when the record is read (fill_record.cc).
+void FillTask::take_event(const uffd_msg& m) {
+  switch (m.event) {
+    case UFFD_EVENT_FORK: return host_.forked(*this, Fd(static_cast<int>(m.arg.fork.ufd)));
+    case UFFD_EVENT_REMAP: return todo_.move(m.arg.remap.from, m.arg.remap.to, m.arg.remap.len);
+    case UFFD_EVENT_REMOVE:
+    case UFFD_EVENT_UNMAP: return forget(m.arg.remove.start, m.arg.remove.end - m.arg.remove.start);
+    default: report(fmt::format("an unknown event {} on its memory", m.event));
   }
 }
 
@@ -105,24 +113,24 @@ void FillTask::look_again_at_waiting() {
   waiting_.clear();
 }
 
-void FillTask::handle(std::vector<std::unique_ptr<FillTask>>& children) {
-  read_events(children);
-  serve_faults(children);
+void FillTask::handle() {
+  read_events();
+  serve_faults();
 }
 
-void FillTask::arrived(std::vector<std::unique_ptr<FillTask>>& children) {
+void FillTask::arrived() {
   if (done()) return;
   next_fill_ = Clock::now();
   look_again_at_waiting();
-  serve_faults(children);
+  serve_faults();
 }
 
-void FillTask::serve_faults(std::vector<std::unique_ptr<FillTask>>& children) {
+void FillTask::serve_faults() {
   retry_at_ = kNever;
   while (!faults_.empty() && !gone_) {
     if (serve(faults_.front())) {
       faults_.pop_front();
-    } else if (!read_events(children)) {
+    } else if (!read_events()) {
       // The event is on its way, or there is no memory: both may last.
       retry_at_ = Clock::now() + 100us;
       return;
@@ -165,7 +173,7 @@ bool FillTask::served(const Fault& fault, const std::optional<FillMap::Piece>& e
     case FillEnd::kExists:
     case FillEnd::kUnmapped:
       // Unmapped while it waited: the process finds out by itself.
-      uffd_wake(uffd_.get(), fault.address, kPageBytes);
+      (void)uffd_wake(uffd_.get(), fault.address, kPageBytes);
       break;
     case FillEnd::kDone: break;
   }
@@ -189,11 +197,11 @@ void FillTask::filled(uint64_t address, uint64_t image, uint64_t bytes) {
   last_progress_ = Clock::now();
 }
 
-void FillTask::work(uint64_t bytes, std::vector<std::unique_ptr<FillTask>>& children) {
+void FillTask::work(uint64_t bytes) {
   auto now = Clock::now();
   if (now >= retry_at_) {
-    read_events(children);
-    serve_faults(children);
+    read_events();
+    serve_faults();
   }
   if (now >= next_fill_ && !done()) fill_some(bytes);
   if (done()) next_fill_ = kNever;

@@ -1,9 +1,12 @@
 // One restored process whose memory is being filled through its userfaultfd.
 #pragma once
+#include <linux/userfaultfd.h>
+
 #include <deque>
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,21 +28,47 @@ struct FillSpace {
   std::set<uint64_t> requested;     // of the daemon
 };
 
+class FillTask;
+
+// What a task needs of its pager.
+class FillHost {
+ public:
+  // Where its next events are to be read to; empty: not now.
+  virtual std::span<uffd_msg> room_for_events(uint64_t task) = 0;
+  // What was read there was more than faults, and has been done.
+  virtual void events_done() = 0;
+  // `uffd` is of a child of `parent`, which was like it until now.
+  virtual void forked(const FillTask& parent, Fd uffd) = 0;
+
+ protected:
+  ~FillHost() = default;
+};
+
 // One thread.
 class FillTask {
  public:
-  // The first process of `space`. `uffd` must not block.
-  FillTask(Fd uffd, std::shared_ptr<FillSpace> space, PageStore& store);
+  struct Start {
+    uint64_t index = 0;
+    FillMap todo = {};
+    bool forked = false;
+    bool restored = false;  // CRIU has registered all that it ever will
+  };
+  // A process of `space`.
+  FillTask(Fd uffd, Start start, std::shared_ptr<FillSpace> space, PageStore& store, FillHost& host);
+  // A child by fork.
+  FillTask(Fd uffd, uint64_t index, const FillTask& parent);
   ~FillTask();
   FillTask(const FillTask&) = delete;
   FillTask& operator=(const FillTask&) = delete;
 
-  // Reads all events, serves all faults that can be served. Children by fork are added to `children`.
-  void handle(std::vector<std::unique_ptr<FillTask>>& children);
+  // All pages of `space`, where the images have them.
+  static FillMap all_of(const FillSpace& space);
+  // Reads all events, serves all faults that can be served.
+  void handle();
   // New pages have arrived.
-  void arrived(std::vector<std::unique_ptr<FillTask>>& children);
+  void arrived();
   // What is due: faults again, then up to `bytes` that nobody has asked for yet.
-  void work(uint64_t bytes, std::vector<std::unique_ptr<FillTask>>& children);
+  void work(uint64_t bytes);
   // Has it ended? For tasks that nothing else is known of.
   void probe();
   // CRIU has registered all that it ever will.
@@ -51,7 +80,10 @@ class FillTask {
   Clock::time_point due() const { return gone_ ? Clock::time_point::max() : std::min(retry_at_, next_fill_); }
   Clock::time_point last_fault() const { return last_fault_; }
   int uffd() const { return uffd_.get(); }
+  uint64_t index() const { return index_; }
+  bool forked() const { return forked_; }
   const FillSpace& space() const { return *space_; }
+  const FillMap& todo() const { return todo_; }
   uint64_t bytes_left() const { return gone_ ? 0 : todo_.bytes(); }
   // Pages that somebody waits for, and the store does not have: image addresses, each once.
   std::vector<uint64_t> take_requests() { return std::exchange(requests_, {}); }
@@ -65,10 +97,10 @@ class FillTask {
     uint64_t address = 0;
     Clock::time_point since;
   };
-  FillTask(Fd uffd, const FillTask& parent);
-  bool read_events(std::vector<std::unique_ptr<FillTask>>& children);
+  bool read_events();
+  void take_event(const uffd_msg& message);
   void forget(uint64_t address, uint64_t bytes);
-  void serve_faults(std::vector<std::unique_ptr<FillTask>>& children);
+  void serve_faults();
   // false: must be tried again.
   bool serve(const Fault& fault);
   bool served(const Fault& fault, const std::optional<FillMap::Piece>& expected, const FillResult& result);
@@ -83,8 +115,10 @@ class FillTask {
   void report(std::string text);
 
   Fd uffd_;
+  const uint64_t index_;
   std::shared_ptr<FillSpace> space_;
   PageStore& store_;
+  FillHost& host_;
   FillMap todo_;
   const bool forked_;
   bool gone_ = false;

@@ -35,10 +35,11 @@ enum PagerTag : uint64_t {
   kFirstTask = 16,
 };
 
-Pager::Pager(Fd dir, Fd epoll, Fd doorbell)
+Pager::Pager(Fd dir, Fd epoll, Fd doorbell, std::unique_ptr<FillRecorder> record)
     : dir_(std::move(dir)),
       epoll_(std::move(epoll)),
       doorbell_(std::move(doorbell)),
+      record_(std::move(record)),
       next_tick_(Clock::now() + kTick) {}
 
 Pager::~Pager() {
@@ -52,7 +53,8 @@ Result<std::unique_ptr<Pager>> Pager::create(const std::string& dir_path, Fd con
   if (!epoll.valid()) return fail_errno(errno, "make an epoll descriptor");
   Fd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!doorbell.valid()) return fail_errno(errno, "make an eventfd");
-  std::unique_ptr<Pager> pager(new Pager(std::move(dir), std::move(epoll), std::move(doorbell)));
+  TS_TRY_ASSIGN(auto record, FillRecorder::create());
+  std::unique_ptr<Pager> pager(new Pager(std::move(dir), std::move(epoll), std::move(doorbell), std::move(record)));
   TS_TRY_ASSIGN(pager->lock_, open_at(pager->dir_.get(), kPagerLock, O_RDWR | O_CREAT, 0600));
   struct flock lock{};
   lock.l_type = F_WRLCK;
@@ -94,6 +96,7 @@ Result<> Pager::run() {
     for (const auto& event : std::span(events).first(static_cast<size_t>(std::max(n, 0)))) dispatch(event.data.u64);
     background();
     tick();
+    settle();
     check_end();
   }
   return {};
@@ -110,9 +113,8 @@ void Pager::dispatch(uint64_t tag) {
   }
   auto it = tasks_.find(tag - kFirstTask);
   if (it == tasks_.end()) return;
-  Children children;
-  it->second.task->handle(children);
-  after(it->first, std::move(children));
+  it->second.task->handle();
+  after(it->first);
 }
 
 void Pager::tick() {
@@ -123,7 +125,7 @@ void Pager::tick() {
   for (const auto& [index, entry] : tasks_) indexes.push_back(index);
   for (auto index : indexes) {
     tasks_.at(index).task->probe();
-    after(index, {});
+    after(index);
   }
 }
 
@@ -143,9 +145,8 @@ void Pager::background() {
   if (chosen == 0) chosen = first;
   if (chosen == 0) return;
   last_worked_ = chosen;
-  Children children;
-  tasks_.at(chosen).task->work(faults ? kSliceWithFaults : kSlice, children);
-  after(chosen, std::move(children));
+  tasks_.at(chosen).task->work(faults ? kSliceWithFaults : kSlice);
+  after(chosen);
 }
 
 void Pager::pages_arrived() {
@@ -154,29 +155,56 @@ void Pager::pages_arrived() {
   std::vector<uint64_t> indexes;
   for (const auto& [index, entry] : tasks_) indexes.push_back(index);
   for (auto index : indexes) {
-    Children children;
-    tasks_.at(index).task->arrived(children);
-    after(index, std::move(children));
+    tasks_.at(index).task->arrived();
+    after(index);
   }
 }
 
-void Pager::add_task(std::unique_ptr<FillTask> task) {
+// In the middle of what was read: what its parent's events lead to is not known yet.
+void Pager::forked(const FillTask& parent, Fd uffd) {
+  fault::pass("pager.forked");
   auto index = next_index_++;
-  if (auto r = watch(task->uffd(), kFirstTask + index); !r) trouble(r.error().message());
-  ++store_->counters().tasks;
+  // First of all. Until somebody else has its descriptor, the child's memory is lost with this program.
+  announce(index, parent.space().id, uffd.get());
+  add_task(std::make_unique<FillTask>(std::move(uffd), index, parent));
+}
+
+void Pager::announce(uint64_t index, SpaceId space, int uffd) {
   PagerMessage m;
   m.word = PagerWord::kTask;
   m.number = index;
-  m.space = task->space().id;
-  m.fds.emplace_back(::fcntl(task->uffd(), F_DUPFD_CLOEXEC, 0));
-  TS_LOG_DEBUG("pager task={} image_pid={} pages={}", index, m.space.id, task->bytes_left() / kPageBytes);
-  tasks_.emplace(index, Entry{.task = std::move(task)});
+  m.space = space;
+  m.fds.emplace_back(::fcntl(uffd, F_DUPFD_CLOEXEC, 0));
   send(std::move(m));
-  after(index, {});
+}
+
+void Pager::add_task(std::unique_ptr<FillTask> task) {
+  auto index = task->index();
+  if (auto r = watch(task->uffd(), kFirstTask + index); !r) trouble(r.error().message());
+  ++store_->counters().tasks;
+  TS_LOG_DEBUG("pager task={} image_pid={} pages={}", index, task->space().id.id, task->bytes_left() / kPageBytes);
+  tasks_.emplace(index, Entry{.task = std::move(task)});
+  born_.push_back(index);
+}
+
+// When nothing is half done.
+void Pager::settle() {
+  for (auto index : std::exchange(born_, {})) {
+    if (tasks_.contains(index)) after(index);
+  }
+  if (record_->wants_snapshot()) write_record();
+}
+
+void Pager::write_record() {
+  record_->begin(next_index_, spaces_.size(), tasks_.size());
+  for (const auto& [pid, space] : spaces_) record_->add(space->id, space->claimed, space->forked, space->expected);
+  for (const auto& [index, entry] : tasks_)
+    record_->add(index, entry.task->space().id, entry.task->forked(), entry.closing, entry.task->todo());
+  record_->commit();
 }
 
 // Whatever has become of a task that something was done with. It may be gone when this returns.
-void Pager::after(uint64_t index, Children children) {
+void Pager::after(uint64_t index) {
   auto& entry = tasks_.at(index);
   auto& task = *entry.task;
   for (auto page : task.take_requests()) {
@@ -189,6 +217,8 @@ void Pager::after(uint64_t index, Children children) {
   if (auto text = task.take_trouble(); !text.empty()) trouble(text);
   if (task.done() && !entry.closing) {
     entry.closing = true;
+    // Before the daemon closes its duplicate: a task without one was forked a moment ago, or is lost.
+    if (!record_->note_done(index)) write_record();
     PagerMessage m;
     m.word = PagerWord::kTaskDone;
     m.number = index;
@@ -196,7 +226,6 @@ void Pager::after(uint64_t index, Children children) {
     // As long as the daemon has its duplicate the kernel goes on asking about new pages, and somebody must answer.
     if (task.gone() || !control_.valid()) close_task(index);
   }
-  for (auto& child : children) add_task(std::move(child));
 }
 
 void Pager::close_task(uint64_t index) {
@@ -255,6 +284,7 @@ void Pager::wait_until_heard() {
 
 void Pager::trouble(const std::string& text) {
   TS_LOG_ERROR("pager trouble=\"{}\"", text);
+  record_->give_up();
   constexpr size_t kMostTroubles = 100;
   if (troubles_.size() >= kMostTroubles) return;
   troubles_.push_back(text);

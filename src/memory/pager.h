@@ -10,13 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "memory/fill_record.h"
 #include "memory/fill_task.h"
 #include "memory/pager_protocol.h"
 
 namespace transship::memory {
 
 // One thread: faults first, then a small slice of everything else, over and over.
-class Pager {
+class Pager final : private FillHost {
  public:
   // `control`: the daemon that started it. Listens in `dir` when this returns.
   static Result<std::unique_ptr<Pager>> create(const std::string& dir, Fd control);
@@ -27,6 +28,7 @@ class Pager {
   Result<> run();
   // RLIMIT_NICE that it needs, in the limit's own way of counting: down to -10.
   static constexpr rlim_t kNiceLimit = 30;
+  static constexpr int kNiceAfterRestore = -10;
 
  private:
   struct Entry {
@@ -37,9 +39,8 @@ class Pager {
     std::string packet;
     std::vector<Fd> fds;
   };
-  using Children = std::vector<std::unique_ptr<FillTask>>;
 
-  Pager(Fd dir, Fd epoll, Fd doorbell);
+  Pager(Fd dir, Fd epoll, Fd doorbell, std::unique_ptr<FillRecorder> record);
   Result<> watch(int fd, uint64_t tag);
   void unwatch(int fd);
   int timeout() const;
@@ -58,11 +59,25 @@ class Pager {
   void restore_failed(std::string why);
 
   // Tasks.
+  FillHost& host() { return *this; }
+  std::span<uffd_msg> room_for_events(uint64_t task) override { return record_->room(task); }
+  void events_done() override { record_->keep(); }
+  void forked(const FillTask& parent, Fd uffd) override;
+  void announce(uint64_t index, SpaceId space, int uffd);
   void add_task(std::unique_ptr<FillTask> task);
-  void after(uint64_t index, Children children);
+  void after(uint64_t index);
   void close_task(uint64_t index);
+  void settle();
+  void write_record();
   void background();
   void pages_arrived();
+
+  // In place of another pager.
+  std::string take_task(PagerMessage& message);
+  std::string succeed(PagerMessage& message);
+  void take_spaces(FillRecord& record);
+  void take_tasks(FillRecord& record);
+  void count_again();
 
   // The daemon.
   void accept_daemon();
@@ -94,7 +109,10 @@ class Pager {
   std::optional<PageStore> store_;
   std::map<uint64_t, std::shared_ptr<FillSpace>> spaces_;  // by pid in the images
   std::optional<SpaceId> expecting_;                       // more ranges of it follow
+  std::unique_ptr<FillRecorder> record_;
+  std::map<uint64_t, Fd> inherited_;  // descriptors of another pager's tasks
   std::map<uint64_t, Entry> tasks_;
+  std::vector<uint64_t> born_;  // tasks that after() has not looked at yet
   uint64_t next_index_ = 1;
   uint64_t last_worked_ = 0;
   std::vector<std::string> troubles_;

@@ -1,32 +1,25 @@
 #include "memory/pager_client.h"
 
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include <csignal>
-#include <filesystem>
-#include <map>
-#include <vector>
+#include <deque>
 
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/thread.h"
-#include "memory/pager_protocol.h"
+#include "memory/pager_link.h"
 #include "sys/file.h"
 #include "sys/process.h"
 
 namespace transship::memory {
 namespace {
 
-constexpr milliseconds kLongestSend{5000};
-constexpr const char* kProgram = "transship-pager";
-
-std::string find_program() {
-  std::error_code error;
-  auto beside = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / kProgram;
-  return ::access(beside.c_str(), X_OK) == 0 ? beside.string() : kProgram;
-}
+// While it lasts processes wait; given up, they are killed.
+constexpr milliseconds kSuccessionLimit{20'000};
+// A pager that is killed again and again is killed by what it does.
+constexpr size_t kMostSuccessors = 3;
+constexpr milliseconds kSuccessorsCount{10'000};
 
 Result<Fd> make_eventfd() {
   Fd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -39,41 +32,42 @@ void ring(int eventfd) {
   (void)!::write(eventfd, &one, sizeof one);
 }
 
-// It has its file locked as long as it lives.
-bool pager_runs(int dir) {
-  auto file = open_at(dir, kPagerLock, O_RDWR);
-  struct flock lock{};
-  lock.l_type = F_WRLCK;
-  return file && ::fcntl(file->get(), F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-}
-
 }  // namespace
 
 struct PagerClient::State {
   State(std::string d, Options o, Cancel c) : dir(std::move(d)), options(std::move(o)), stop(std::move(c)) {}
+  using Link = std::shared_ptr<const PagerLink>;
 
-  Result<> send(const PagerMessage& message) const;
-  Result<> ask(PagerMessage message, Deadline deadline);
-  Result<PagerMessage> receive(Deadline deadline) const;
+  Result<> begin(PagerLink first);
+  Link link() const;
+  Result<Link> ready_link(Deadline deadline);
+  Result<std::optional<std::string>> await_answer(const Link& from, Deadline deadline);
+  Result<> ask(const PagerMessage& message, Deadline deadline);
   void read_all();
   void obey(PagerMessage& message);
+  void hear_the_rest();
+  bool replace(const Error& how);
+  Result<> succeed();
+  bool begin_succession();
   void lost(Error error);
   void finished(const std::string& result);
   Result<> end_result();
+  Result<> abort(Deadline deadline);
 
   const std::string dir;
   const Options options;
   Cancel stop;  // of the reading thread
-  Fd socket;
-  Fd doorbell;
-  Fd ended;  // readable when it is known how the pager ended
-  pid_t pid = 0;
+  Fd ended;     // readable when it is known how the pager ended
   PageStore* store = nullptr;
   std::optional<PageStore> own_store;
+  std::deque<Clock::time_point> successions;  // of the reading thread
 
   Mutex asking;  // one question at a time
-  Mutex mutex;
-  CondVar answered;
+  mutable Mutex mutex;
+  CondVar changed;                 // an answer, another link, an end
+  Link current GUARDED_BY(mutex);  // never null
+  bool replacing GUARDED_BY(mutex) = false;
+  bool aborted GUARDED_BY(mutex) = false;
   std::optional<std::string> answer GUARDED_BY(mutex);
   // Duplicates: should the pager die, whoever faults waits instead of reading zeros.
   std::map<uint64_t, Fd> uffds GUARDED_BY(mutex);
@@ -89,31 +83,59 @@ PagerClient::~PagerClient() {
   state_->reader.join();
 }
 
-Result<> PagerClient::State::send(const PagerMessage& m) const {
-  return send_packet(socket.get(), encode(m), m.fds, 0);
-}
-
-Result<PagerMessage> PagerClient::State::receive(Deadline deadline) const {
-  TS_TRY(wait_readable(socket.get(), stop, deadline, "the pager"));
-  return receive_message(socket.get(), MSG_DONTWAIT);
-}
-
-Result<> PagerClient::State::ask(PagerMessage message, Deadline deadline) {
-  MutexLock turn(asking);
+Result<> PagerClient::State::begin(PagerLink first) {
+  TS_TRY_ASSIGN(ended, make_eventfd());
   {
     MutexLock lock(mutex);
-    answer.reset();
+    current = std::make_shared<const PagerLink>(std::move(first));
   }
-  TS_TRY(send(message));
-  MutexLock lock(mutex);
-  while (!answer && !end && !trouble) {
-    if (answered.wait_until(mutex, deadline.at()) == std::cv_status::timeout && deadline.passed())
-      return fail(Errc::kTimeout, "the pager {} did not answer in time", pid);
-  }
-  if (!answer)
-    return trouble ? Result<>(std::unexpected(*trouble)) : fail(Errc::kUnavailable, "the pager ended: {}", *end);
-  if (!answer->empty()) return fail(Errc::kRefused, "the pager {} refuses: {}", pid, *answer);
+  reader = Thread("pager-client", [this] { read_all(); });
   return {};
+}
+
+PagerClient::State::Link PagerClient::State::link() const {
+  MutexLock lock(mutex);
+  return current;
+}
+
+// For a question.
+Result<PagerClient::State::Link> PagerClient::State::ready_link(Deadline deadline) {
+  MutexLock lock(mutex);
+  while (replacing && !end && !trouble) {
+    if (changed.wait_until(mutex, deadline.at()) == std::cv_status::timeout && deadline.passed())
+      return fail(Errc::kTimeout, "no other pager took the place of the one that was killed in time");
+  }
+  if (trouble) return std::unexpected(*trouble);
+  if (end) return fail(Errc::kUnavailable, "the pager ended: {}", *end);
+  answer.reset();
+  return current;
+}
+
+// Nothing: another pager has taken its place, and was not asked.
+Result<std::optional<std::string>> PagerClient::State::await_answer(const Link& from, Deadline deadline) {
+  MutexLock lock(mutex);
+  while (!answer && !end && !trouble && !replacing && current == from) {
+    if (changed.wait_until(mutex, deadline.at()) == std::cv_status::timeout && deadline.passed())
+      return fail(Errc::kTimeout, "the pager {} did not answer in time", from->pid);
+  }
+  if (answer) return answer;
+  if (trouble) return std::unexpected(*trouble);
+  if (end) return fail(Errc::kUnavailable, "the pager ended: {}", *end);
+  return std::nullopt;
+}
+
+Result<> PagerClient::State::ask(const PagerMessage& message, Deadline deadline) {
+  MutexLock turn(asking);
+  while (true) {
+    TS_TRY_ASSIGN(auto to, ready_link(deadline));
+    // Of one that is dead the reading thread knows more in a moment.
+    auto sent = to->send(message);
+    if (!sent && sent.error().sys_errno() == EAGAIN) return sent;
+    TS_TRY_ASSIGN(auto said, await_answer(to, deadline));
+    if (!said) continue;
+    if (!said->empty()) return fail(Errc::kRefused, "the pager {} refuses: {}", to->pid, *said);
+    return {};
+  }
 }
 
 void PagerClient::State::lost(Error error) {
@@ -122,9 +144,9 @@ void PagerClient::State::lost(Error error) {
     if (trouble) return;
     trouble = error;
   }
-  answered.notify_all();
+  changed.notify_all();
   ring(ended.get());
-  TS_LOG_ERROR("pager pid={} trouble=\"{}\"", pid, error.message());
+  TS_LOG_ERROR("pager pid={} trouble=\"{}\"", link()->pid, error.message());
   if (options.on_trouble) options.on_trouble(error);
 }
 
@@ -135,8 +157,8 @@ void PagerClient::State::finished(const std::string& result) {
     uffds.clear();
   }
   // Tells the pager that its last word was heard.
-  (void)::shutdown(socket.get(), SHUT_RDWR);
-  answered.notify_all();
+  (void)::shutdown(link()->socket.get(), SHUT_RDWR);
+  changed.notify_all();
   ring(ended.get());
 }
 
@@ -145,7 +167,7 @@ void PagerClient::State::obey(PagerMessage& m) {
     case PagerWord::kAnswer: {
       MutexLock lock(mutex);
       answer = m.number == 0 ? std::string() : m.text;
-      answered.notify_all();
+      changed.notify_all();
       return;
     }
     case PagerWord::kTask: {
@@ -161,7 +183,7 @@ void PagerClient::State::obey(PagerMessage& m) {
       PagerMessage released;
       released.word = PagerWord::kReleased;
       released.number = m.number;
-      if (auto r = send(released); !r) TS_LOG_WARN("pager pid={} released={}", pid, r.error().message());
+      if (auto r = link()->send(released); !r) TS_LOG_DEBUG("pager released={}", r.error().message());
       return;
     }
     case PagerWord::kRequest:
@@ -173,10 +195,10 @@ void PagerClient::State::obey(PagerMessage& m) {
   }
 }
 
-// Until the pager has said its last word, has died, or this client ends.
+// Until a pager has said its last word, or has died for good, or this client ends.
 void PagerClient::State::read_all() {
   while (!stop.cancelled()) {
-    auto m = receive(Deadline::in(milliseconds(60'000)));
+    auto m = link()->receive(Deadline::in(milliseconds(60'000)), stop);
     if (m) {
       obey(*m);
       if (m->word == PagerWord::kFinished) return;
@@ -185,90 +207,117 @@ void PagerClient::State::read_all() {
     auto code = m.error().code();
     if (code == Errc::kTimeout || m.error().sys_errno() == EAGAIN) continue;
     if (code == Errc::kCancelled) return;
-    // Killed when everything was filled and only its last word was missing.
-    if (PagerClient::fate(dir) == PagerFate::kFilled) return finished("filled");
-    lost(Error(Errc::kUnavailable, fmt::format("the pager {} has died: {}", pid, m.error().message())));
-    return;
+    if (!replace(m.error())) return;
   }
 }
 
-// The pager speaks first: who it is, how it is woken, and which store it has.
-Result<std::unique_ptr<PagerClient>> PagerClient::greet(std::unique_ptr<State> state, Deadline deadline) {
-  auto& s = *state;
-  timeval longest{.tv_sec = kLongestSend.count() / 1000, .tv_usec = 0};
-  if (::setsockopt(s.socket.get(), SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) < 0)
-    return fail_errno(errno, "limit the time to send to the pager");
-  TS_TRY_ASSIGN(auto ready, s.receive(deadline));
-  if (ready.word != PagerWord::kReady || (ready.fds.size() != 1 && ready.fds.size() != 3))
-    return fail(Errc::kPeerProtocol, "the pager does not say that it is ready");
-  s.pid = static_cast<pid_t>(ready.number);
-  s.doorbell = std::move(ready.fds[0]);
-  TS_TRY_ASSIGN(s.ended, make_eventfd());
-  if (s.store == nullptr) {
-    if (ready.fds.size() != 3) return fail(Errc::kNotFound, "the pager {} has no pages", s.pid);
-    TS_TRY_ASSIGN(auto store, PageStore::attach(std::move(ready.fds[1]), std::move(ready.fds[2])));
-    s.own_store.emplace(std::move(store));
-    s.store = &*s.own_store;
+// The pager has died. True: another one goes on.
+bool PagerClient::State::replace(const Error& how) {
+  hear_the_rest();
+  auto pid = link()->pid;
+  {
+    MutexLock lock(mutex);
+    if (end) return false;
   }
-  std::unique_ptr<PagerClient> client(new PagerClient(std::move(state)));
-  s.reader = Thread("pager-client", [&s] { s.read_all(); });
-  return client;
+  // Killed when everything was filled and only its last word was missing.
+  if (PagerClient::fate(dir) == PagerFate::kFilled) {
+    finished("filled");
+    return false;
+  }
+  auto done = begin_succession() ? succeed() : fail(Errc::kUnavailable, "it is not wanted");
+  {
+    MutexLock lock(mutex);
+    replacing = false;
+  }
+  changed.notify_all();
+  if (done) {
+    auto text = fmt::format("the pager {} was killed, the pager {} goes on in its place", pid, link()->pid);
+    if (options.on_replaced)
+      options.on_replaced(text);
+    else
+      TS_LOG_WARN("{}", text);
+    return true;
+  }
+  lost(Error(Errc::kUnavailable, fmt::format("the pager {} has died ({}), and no other can go on: {}", pid,
+                                             how.message(), done.error().message())));
+  return false;
+}
+
+// What is on its way yet. Who closes a socket with something unread in it makes the other side hear of that first.
+void PagerClient::State::hear_the_rest() {
+  auto from = link();
+  while (true) {
+    auto m = receive_message(from->socket.get(), MSG_DONTWAIT);
+    if (m) {
+      obey(*m);
+    } else if (m.error().sys_errno() != ECONNRESET) {
+      return;
+    }
+  }
+}
+
+bool PagerClient::State::begin_succession() {
+  MutexLock lock(mutex);
+  replacing = !trouble && !aborted;
+  return replacing;
+}
+
+Result<> PagerClient::State::succeed() {
+  auto now = Clock::now();
+  while (!successions.empty() && now - successions.front() > kSuccessorsCount) successions.pop_front();
+  if (successions.size() == kMostSuccessors)
+    return fail(Errc::kUnavailable, "{} were killed within {} s", kMostSuccessors + 1, kSuccessorsCount.count() / 1000);
+  successions.push_back(now);
+  std::map<uint64_t, Fd> lent;
+  {
+    MutexLock lock(mutex);
+    for (const auto& [index, uffd] : uffds) lent.emplace(index, ::fcntl(uffd.get(), F_DUPFD_CLOEXEC, 0));
+  }
+  TS_TRY_ASSIGN(auto next, succeed_pager({options.program, options.log_file}, dir, *store, *link(), lent,
+                                         Deadline::in(kSuccessionLimit)));
+  {
+    MutexLock lock(mutex);
+    current = std::make_shared<const PagerLink>(std::move(next));
+    answer.reset();
+    std::erase_if(uffds, [&](const auto& task) { return !lent.contains(task.first); });
+  }
+  // Pages may have come that nobody was told of.
+  link()->ring();
+  return {};
 }
 
 Result<std::unique_ptr<PagerClient>> PagerClient::spawn(PageStore& store, const std::string& dir, Options options,
                                                         Deadline deadline) {
-  int pair[2] = {-1, -1};
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-    return fail_errno(errno, "make a pair of sockets for the pager");
-  Fd theirs(pair[1]);
   TS_TRY_ASSIGN(auto stop, Cancel::create());
   auto state = std::make_unique<State>(dir, std::move(options), std::move(stop));
-  state->socket = Fd(pair[0]);
   state->store = &store;
-  Fd log;
-  if (!state->options.log_file.empty()) {
-    TS_TRY_ASSIGN(log, open_file(state->options.log_file, O_WRONLY | O_APPEND | O_CREAT, 0600));
-  }
-  auto program = state->options.program.empty() ? find_program() : state->options.program;
-  TS_TRY_ASSIGN(auto child, sys::Child::spawn({.argv = {program, dir},
-                                               .stderr_fd = log.get(),
-                                               .extra_fd = theirs.get(),
-                                               .extra_fd_as = 3,
-                                               .new_group = false}));
-  theirs.reset();
-  // It goes on as nobody's child.
-  TS_TRY_ASSIGN(int code, child.wait(deadline));
-  if (code != 0) return fail(Errc::kUnavailable, "{} {} ended with code {} at once", program, dir, code);
-  auto client = greet(std::move(state), deadline);
-  if (!client) return std::unexpected(std::move(client).error().context(fmt::format("start {} {}", program, dir)));
-  PagerMessage m;
-  m.word = PagerWord::kStore;
-  m.fds.emplace_back(::fcntl(store.header_fd(), F_DUPFD_CLOEXEC, 0));
-  m.fds.emplace_back(::fcntl(store.data_fd(), F_DUPFD_CLOEXEC, 0));
-  TS_TRY((*client)->state_->ask(std::move(m), deadline));
-  return client;
+  TS_TRY_ASSIGN(auto link, start_pager({state->options.program, state->options.log_file}, dir, store, deadline));
+  TS_TRY(state->begin(std::move(link)));
+  return std::unique_ptr<PagerClient>(new PagerClient(std::move(state)));
 }
 
 Result<std::unique_ptr<PagerClient>> PagerClient::reconnect(const std::string& dir, Options options,
                                                             Deadline deadline) {
   TS_TRY_ASSIGN(auto stop, Cancel::create());
   auto state = std::make_unique<State>(dir, std::move(options), std::move(stop));
-  TS_TRY_ASSIGN(Fd at, open_file(dir, O_DIRECTORY | O_RDONLY));
-  TS_TRY_ASSIGN(state->socket, connect_in(at.get(), kPagerSocket, SOCK_SEQPACKET));
-  return greet(std::move(state), deadline);
+  TS_TRY_ASSIGN(auto link, meet_pager(dir, deadline));
+  if (link.store.empty()) return fail(Errc::kNotFound, "the pager {} has no pages", link.pid);
+  TS_TRY_ASSIGN(auto store, PageStore::attach(std::move(link.store[0]), std::move(link.store[1])));
+  state->own_store.emplace(std::move(store));
+  state->store = &*state->own_store;
+  TS_TRY(state->begin(std::move(link)));
+  return std::unique_ptr<PagerClient>(new PagerClient(std::move(state)));
 }
 
 PagerFate PagerClient::fate(const std::string& dir) {
-  auto at = open_file(dir, O_DIRECTORY | O_RDONLY);
-  if (!at) return PagerFate::kLost;
-  bool runs = pager_runs(at->get());
+  bool runs = pager_runs(dir);
   auto result = sys::read_file(dir + "/" + kPagerResult, 8192);
   if (!result) return runs ? PagerFate::kRunning : PagerFate::kLost;
   return *result == "filled" ? PagerFate::kFilled : PagerFate::kFailed;
 }
 
 PageStore& PagerClient::store() { return *state_->store; }
-pid_t PagerClient::pid() const { return state_->pid; }
+pid_t PagerClient::pid() const { return state_->link()->pid; }
 
 Result<> PagerClient::expect(SpaceId space, std::span<const PageRange> ranges, Deadline deadline) {
   do {
@@ -280,20 +329,20 @@ Result<> PagerClient::expect(SpaceId space, std::span<const PageRange> ranges, D
     ranges = ranges.subspan(n);
     m.number = ranges.empty() ? 0 : 1;
     if (m.number == 1) {
-      TS_TRY(state_->send(m));
+      TS_TRY(state_->link()->send(m));
     } else {
-      TS_TRY(state_->ask(std::move(m), deadline));
+      TS_TRY(state_->ask(m, deadline));
     }
   } while (!ranges.empty());
   return {};
 }
 
-void PagerClient::arrived() { ring(state_->doorbell.get()); }
+void PagerClient::arrived() { state_->link()->ring(); }
 
 Result<> PagerClient::seal(Deadline deadline) {
   PagerMessage m;
   m.word = PagerWord::kSeal;
-  auto sealed = state_->ask(std::move(m), deadline);
+  auto sealed = state_->ask(m, deadline);
   if (!sealed && sealed.error().code() == Errc::kRefused)
     return std::unexpected(Error(Errc::kCorrupt, sealed.error().message()));
   return sealed;
@@ -317,7 +366,7 @@ PagerProgress PagerClient::progress() const {
 Result<> PagerClient::State::end_result() {
   MutexLock lock(mutex);
   if (trouble) return std::unexpected(*trouble);
-  if (end && *end != "filled") return fail(Errc::kUnavailable, "the pager {} ended: {}", pid, *end);
+  if (end && *end != "filled") return fail(Errc::kUnavailable, "the pager {} ended: {}", current->pid, *end);
   return {};
 }
 
@@ -326,13 +375,24 @@ Result<> PagerClient::wait_done(Deadline deadline, const Cancel& cancel) {
   return state_->end_result();
 }
 
-Result<> PagerClient::abort(Deadline deadline) {
+Result<> PagerClient::abort(Deadline deadline) { return state_->abort(deadline); }
+
+Result<> PagerClient::State::abort(Deadline deadline) {
+  Link to;
+  {
+    MutexLock lock(mutex);
+    aborted = true;  // from now on none takes its place
+    while (replacing) {
+      if (changed.wait_until(mutex, deadline.at()) == std::cv_status::timeout && deadline.passed()) break;
+    }
+    to = current;
+  }
   TS_TRY_ASSIGN(auto never, Cancel::create());
-  auto process = sys::pidfd_open(state_->pid);
+  auto process = sys::pidfd_open(to->pid);
   PagerMessage m;
   m.word = PagerWord::kAbort;
   // It may have ended by itself a moment ago.
-  if (auto sent = state_->send(m); !sent) TS_LOG_DEBUG("pager abort={}", sent.error().message());
+  if (auto sent = to->send(m); !sent) TS_LOG_DEBUG("pager abort={}", sent.error().message());
   if (!process) return {};
   return wait_readable(process->get(), never, deadline, "the pager to end");
 }

@@ -3,7 +3,8 @@
 // Before the restore: spawn, then expect() for every process of the images; its lazy-pages.socket is then in the
 // directory that CRIU must have as its work directory. Pages go into the store at any time; arrived() says so; seal()
 // when all of them are there. The pager fills from the moment CRIU has registered the memory, also while the container
-// is frozen.
+// is frozen. One that is killed after the restore is replaced by another, where it is known for sure what is left to
+// fill; calls wait meanwhile.
 #pragma once
 #include <functional>
 #include <memory>
@@ -42,11 +43,14 @@ class PagerClient {
   struct Options {
     std::string program;   // empty: transship-pager beside this program, or in PATH
     std::string log_file;  // appended to; empty: our own stderr
-    // Both are called on a thread of the client's own, and must not call back into it.
+    // All are called on a thread of the client's own, and must not call back into it.
     // A page that somebody waits for and that is not in the store: once for each page, and once more after reconnect().
     std::function<void(SpaceId space, uint64_t address)> on_request = {};
-    // Memory cannot be filled, or the pager has died. Nothing reads as zero yet, as long as this client exists: whoever
-    // touches such a page waits. So the container must be killed before the client is destroyed.
+    // The pager was killed, and another one goes on: a sentence for a person. Pages that are waited for are asked for
+    // again.
+    std::function<void(const std::string& text)> on_replaced = {};
+    // Memory cannot be filled, or the pager has died and none can go on. Nothing reads as zero yet, as long as this
+    // client exists: whoever touches such a page waits. So the container must be killed before the client is destroyed.
     std::function<void(const Error& error)> on_trouble = {};
   };
 
@@ -83,7 +87,6 @@ class PagerClient {
  private:
   struct State;
   explicit PagerClient(std::unique_ptr<State> state);
-  static Result<std::unique_ptr<PagerClient>> greet(std::unique_ptr<State> state, Deadline deadline);
   std::unique_ptr<State> state_;
 };
 

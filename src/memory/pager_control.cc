@@ -59,6 +59,7 @@ void Pager::greet() {
   ready.word = PagerWord::kReady;
   ready.number = static_cast<uint64_t>(::getpid());
   ready.fds.push_back(lend(doorbell_.get()));
+  ready.fds.push_back(lend(record_->fd()));
   if (store_) {
     ready.fds.push_back(lend(store_->header_fd()));
     ready.fds.push_back(lend(store_->data_fd()));
@@ -71,12 +72,7 @@ void Pager::greet() {
     send(std::move(m));
   }
   for (auto& [index, entry] : tasks_) {
-    PagerMessage m;
-    m.word = PagerWord::kTask;
-    m.number = index;
-    m.space = entry.task->space().id;
-    m.fds.push_back(lend(entry.task->uffd()));
-    send(std::move(m));
+    announce(index, entry.task->space().id, entry.task->uffd());
     entry.task->repeat_requests();
     for (auto page : entry.task->take_requests()) {
       PagerMessage request;
@@ -129,6 +125,8 @@ std::string Pager::obey(PagerMessage& m, bool& answer) {
     case PagerWord::kStore: return take_store(m);
     case PagerWord::kExpect: answer = m.number == 0; return take_expected(m);
     case PagerWord::kSeal: return seal();
+    case PagerWord::kTask: answer = false; return take_task(m);
+    case PagerWord::kSucceed: return succeed(m);
     case PagerWord::kReleased:
       answer = false;
       close_task(m.number);

@@ -4,7 +4,8 @@
 //   pager_drill serve DIR LIST
 //     For a real CRIU: lines of LIST are `PID ADDRESS PAGES FILE OFFSET`, lazy pages and where their content is. Says
 //     "ready" when CRIU may connect in DIR.
-//   pager_drill fill|latency|churn|late-churn|post-copy|daemon-killed|reconnect|pager-killed|refused|aborted|half [MIB]
+//   pager_drill fill|latency|churn|late-churn|post-copy|daemon-killed|reconnect|refused|aborted|half [MIB]
+//   pager_drill pager-killed...        see pager_drill_killed.cc
 #include "memory/pager_drill_kit.h"
 
 namespace transship::memory {
@@ -262,27 +263,6 @@ void reconnect(Daemon& d) {
   fmt::print("{{{}}}\n", progress_json(d.client->progress()));
 }
 
-// Whoever touches memory waits, instead of reading zeros.
-void pager_killed(Daemon& d) {
-  d.start();
-  put_range(*d.store, kBase, d.bytes / 2);
-  auto p = restored(d.dir, d.bytes, [](Restored& r) {
-    r.restore();
-    hear(r.line.to.read.get(), 'G');
-    (void)*reinterpret_cast<const volatile uint64_t*>(kBase + r.bytes - kPageBytes);
-    say(r.line.from.write.get(), 'Z');
-  });
-  hear(p.line.from.read.get(), 'R');
-  need(::kill(d.client->pid(), SIGKILL) == 0, "kill the pager");
-  auto trouble = d.wait_trouble();
-  say(p.line.to.write.get(), 'G');
-  pollfd read_something{.fd = p.line.from.read.get(), .events = POLLIN, .revents = 0};
-  need(::poll(&read_something, 1, 300) == 0, "it read memory that nobody had filled");
-  need(PagerClient::fate(d.dir) == PagerFate::kLost, "a killed pager is not lost");
-  p.kill();
-  fmt::print("{{\"trouble\":\"{}\"}}\n", trouble);
-}
-
 // A process that nobody announced must not be answered with zeros.
 void refused(Daemon& d) {
   d.start();
@@ -384,13 +364,16 @@ int run(const std::string& scenario, uint64_t mib) {
         {"fill", [&] { fill(d); }},           {"latency", [&] { latency(d); }},
         {"churn", [&] { churn(d, false); }},  {"late-churn", [&] { churn(d, true); }},
         {"post-copy", [&] { post_copy(d); }}, {"daemon-killed", [&] { daemon_killed(d); }},
-        {"reconnect", [&] { reconnect(d); }}, {"pager-killed", [&] { pager_killed(d); }},
-        {"refused", [&] { refused(d); }},     {"aborted", [&] { aborted(d); }},
-        {"half", [&] { half(d); }},
+        {"reconnect", [&] { reconnect(d); }}, {"refused", [&] { refused(d); }},
+        {"aborted", [&] { aborted(d); }},     {"half", [&] { half(d); }},
     };
-    auto it = scenarios.find(scenario);
-    if (it != scenarios.end()) it->second();
-    if (it == scenarios.end()) result = 2;
+    auto killed = scenarios_with_killed_pagers();
+    if (auto it = scenarios.find(scenario); it != scenarios.end())
+      it->second();
+    else if (auto other = killed.find(scenario); other != killed.end())
+      other->second(d);
+    else
+      result = 2;
   }
   need(sys::remove_tree(dir), "tidy up");
   return result;

@@ -11,7 +11,7 @@
 namespace transship::memory {
 namespace {
 
-constexpr uint32_t kVersion = 0x54530001;
+constexpr uint32_t kVersion = 0x54530002;
 constexpr size_t kMaxText = 4096;
 
 struct Head {

@@ -25,10 +25,11 @@ enum class PagerWord : uint32_t {
   kSeal,      // * no more pages come
   kReleased,  // number: the task of which the daemon has closed its duplicate
   kAbort,     // end now
+  kSucceed,   // * fds: what a pager that was killed has left (fill_record.h); its tasks came before, as kTask
   // From the pager.
-  kReady,     // number: its pid; fds: doorbell, and of the store if it has one
+  kReady,     // number: its pid; fds: doorbell, record, and of the store if it has one
   kAnswer,    // number: 0, or text says what is wrong
-  kTask,      // number, space; fds: duplicate of its userfaultfd
+  kTask,      // number, space; fds: duplicate of its userfaultfd. Also said to a successor
   kRequest,   // space, number: a page that somebody waits for
   kTaskDone,  // number: nothing is left to fill, or it has ended
   kTrouble,   // text: something cannot be filled
@@ -36,7 +37,7 @@ enum class PagerWord : uint32_t {
 };
 
 inline constexpr size_t kMaxPagerRanges = 1024;  // in one message
-inline constexpr size_t kMaxPagerFds = 3;
+inline constexpr size_t kMaxPagerFds = 4;
 
 struct PagerMessage {
   PagerWord word = PagerWord::kInvalid;

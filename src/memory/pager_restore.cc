@@ -13,7 +13,6 @@ namespace transship::memory {
 namespace {
 
 constexpr uint64_t kRestoreTag = 4;
-constexpr int kNiceAfterRestore = -10;
 constexpr int32_t kFinishWord = 0x52535446;
 
 }  // namespace
@@ -41,9 +40,12 @@ void Pager::restore_ended(bool complete) {
   restore_complete_ = complete;
   fault::pass("pager.restored");
   // Processes wait while it waits.
-  (void)::setpriority(PRIO_PROCESS, 0, kNiceAfterRestore);
+  (void)::setpriority(PRIO_PROCESS, 0, Pager::kNiceAfterRestore);
   TS_LOG_DEBUG("pager restore_complete={} tasks={}", complete, tasks_.size());
   for (auto& [index, entry] : tasks_) entry.task->restored();
+  // From here on another pager can take this one's place: CRIU is through.
+  if (complete) write_record();
+  fault::pass("pager.recorded");
 }
 
 // Either a number, or one byte with a descriptor. Nothing beyond what is expected is read, so that a descriptor stays
@@ -91,7 +93,10 @@ void Pager::read_descriptor() {
     return restore_failed(fmt::format("CRIU sent no userfaultfd of process {}", pid));
   auto& space = spaces_.at(pid);
   space->claimed = true;
-  add_task(std::make_unique<FillTask>(std::move(uffd), space, *store_));
+  auto index = next_index_++;
+  announce(index, space->id, uffd.get());
+  add_task(std::make_unique<FillTask>(
+      std::move(uffd), FillTask::Start{.index = index, .todo = FillTask::all_of(*space)}, space, *store_, host()));
 }
 
 }  // namespace transship::memory

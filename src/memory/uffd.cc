@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <numeric>
 #include <string>
 #include <string_view>
 
@@ -53,9 +54,29 @@ FillResult uffd_zero(int uffd, uint64_t to, uint64_t bytes) {
   return sorted(error, call.zeropage);
 }
 
-void uffd_wake(int uffd, uint64_t address, uint64_t bytes) {
+bool uffd_wake(int uffd, uint64_t address, uint64_t bytes) {
   uffdio_range range{.start = address, .len = bytes};
-  (void)::ioctl(uffd, UFFDIO_WAKE, &range);
+  return ::ioctl(uffd, UFFDIO_WAKE, &range) == 0;
+}
+
+// The kernel refuses a range that begins below mmap_min_addr (which can be changed, and differs between its security
+// modules) or ends above the highest address of this process (which depends on machine, kernel and program). Both are
+// found by asking: a step costs less than a microsecond.
+bool uffd_wake_all(int uffd) {
+  constexpr uint64_t kPage = 4096;
+  constexpr uint64_t kInside = (uint64_t{1} << 30) / kPage;
+  // The page beside `refused` that is taken, on the side of `taken`.
+  auto border = [&](uint64_t refused, uint64_t taken) {
+    while (taken > refused ? taken - refused > 1 : refused - taken > 1) {
+      auto middle = std::midpoint(refused, taken);
+      (uffd_wake(uffd, middle * kPage, kPage) ? taken : refused) = middle;
+    }
+    return taken;
+  };
+  if (!uffd_wake(uffd, kInside * kPage, kPage)) return false;
+  auto first = uffd_wake(uffd, 0, kPage) ? 0 : border(0, kInside);
+  auto last = border((uint64_t{1} << 62) / kPage, kInside);
+  return uffd_wake(uffd, first * kPage, (last + 1 - first) * kPage);
 }
 
 bool is_uffd(int fd) {

@@ -25,7 +25,10 @@ struct FillResult {
 FillResult uffd_copy(int uffd, uint64_t to, const std::byte* from, uint64_t bytes);
 FillResult uffd_zero(int uffd, uint64_t to, uint64_t bytes);
 // Makes whoever waits look again.
-void uffd_wake(int uffd, uint64_t address, uint64_t bytes);
+bool uffd_wake(int uffd, uint64_t address, uint64_t bytes);
+// The same wherever somebody may wait: also for what whoever has read the faults did not live to answer. False: the
+// kernel does not say where the process's addresses begin and end.
+bool uffd_wake_all(int uffd);
 bool is_uffd(int fd);
 
 }  // namespace transship::memory

@@ -92,16 +92,14 @@ void add_span(google::protobuf::RepeatedPtrField<peer::PageSpan>& list, memory::
 
 }  // namespace
 
-Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::create(uint64_t byte_limit,
-                                                               std::function<void(const Error&)> on_lost) {
+Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::create(uint64_t byte_limit, Told told) {
   TS_TRY_ASSIGN(auto store, memory::PageStore::create(byte_limit));
   TS_TRY(store.map_content());
-  return std::unique_ptr<ArrivingMemory>(new ArrivingMemory(std::move(store), std::move(on_lost)));
+  return std::unique_ptr<ArrivingMemory>(new ArrivingMemory(std::move(store), std::move(told)));
 }
 
-Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::adopt(const std::string& work_dir,
-                                                              std::function<void(const Error&)> on_lost) {
-  std::unique_ptr<ArrivingMemory> memory(new ArrivingMemory(std::nullopt, std::move(on_lost)));
+Result<std::unique_ptr<ArrivingMemory>> ArrivingMemory::adopt(const std::string& work_dir, Told told) {
+  std::unique_ptr<ArrivingMemory> memory(new ArrivingMemory(std::nullopt, std::move(told)));
   TS_TRY_ASSIGN(memory->expected_, read_expected_pages(work_dir));
   TS_TRY(memory->reconnect(work_dir));
   MutexLock lock(memory->mu_);
@@ -187,8 +185,9 @@ memory::PagerClient::Options ArrivingMemory::pager_options(const std::string& wo
       lost_ = error.message();
       changed_.notify_all();
     }
-    on_lost_(error);
+    told_.lost(error);
   };
+  options.on_replaced = [this](const std::string& text) { told_.replaced(text); };
   return options;
 }
 

@@ -26,13 +26,19 @@ class ArrivingMemory {
   // Of shared memory; each travels to CRIU as a descriptor, all in one packet.
   static constexpr size_t kMaxFiles = 48;
 
-  // `byte_limit`: what was reserved for pages. `on_lost` is called once, on a thread of its own making, when memory
-  // cannot be given to the restored processes any more: they must be killed. Until this object ends they wait.
-  static Result<std::unique_ptr<ArrivingMemory>> create(uint64_t byte_limit, std::function<void(const Error&)> on_lost);
+  // Called on a thread of its own making.
+  struct Told {
+    // Once: memory cannot be given to the restored processes any more: they must be killed. Until this object ends they
+    // wait.
+    std::function<void(const Error&)> lost;
+    // The pager was killed and another one goes on: a sentence.
+    std::function<void(const std::string&)> replaced;
+  };
+  // `byte_limit`: what was reserved for pages.
+  static Result<std::unique_ptr<ArrivingMemory>> create(uint64_t byte_limit, Told told);
   // After a restart of the daemon: of the pager that start_pager() has started in `work_dir`, which may have ended
-  // meanwhile. kCorrupt: not all of the memory could be filled; on_lost is not called then.
-  static Result<std::unique_ptr<ArrivingMemory>> adopt(const std::string& work_dir,
-                                                       std::function<void(const Error&)> on_lost);
+  // meanwhile. kCorrupt: not all of the memory could be filled; nobody is told then.
+  static Result<std::unique_ptr<ArrivingMemory>> adopt(const std::string& work_dir, Told told);
   // The pager goes on without us until all is filled, unless abort() was called.
   ~ArrivingMemory() = default;
 
@@ -63,8 +69,8 @@ class ArrivingMemory {
   memory::PagerProgress progress() const;
 
  private:
-  ArrivingMemory(std::optional<memory::PageStore> store, std::function<void(const Error&)> on_lost)
-      : own_store_(std::move(store)), shared_(kMaxFiles), on_lost_(std::move(on_lost)) {}
+  ArrivingMemory(std::optional<memory::PageStore> store, Told told)
+      : own_store_(std::move(store)), shared_(kMaxFiles), told_(std::move(told)) {}
   memory::PageStore& store() { return own_store_ ? *own_store_ : pager_->store(); }
   memory::PagerClient::Options pager_options(const std::string& work_dir);
   Result<> check_room();
@@ -76,7 +82,7 @@ class ArrivingMemory {
   std::optional<memory::PageStore> own_store_;  // none: the pager's
   memory::SharedStore shared_;
   std::vector<uint64_t> lent_;  // objects
-  const std::function<void(const Error&)> on_lost_;
+  const Told told_;
   std::string work_dir_;
   ExpectedPages expected_;  // set once, by prepare() or adopt()
   Mutex mu_;

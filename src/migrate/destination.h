@@ -149,6 +149,7 @@ class DestinationMove {
   Result<> await_writers() REQUIRES(mu_);
   Result<> make_memory(uint64_t page_bytes);
   void memory_lost(const Error& error);
+  void pager_replaced(const std::string& text);
   bool wait_filled();
   void run_cutover();
   void repeat_cutover();

@@ -9,6 +9,7 @@
 #include "migrate/convert.h"
 #include "migrate/destination.h"
 #include "migrate/elapsed.h"
+#include "proto/local.pb.h"
 #include "sys/cgroup.h"
 #include "sys/urgent.h"
 
@@ -188,7 +189,9 @@ void DestinationMove::leaves(const std::string& engine_id) {
 // ---- memory
 
 Result<> DestinationMove::make_memory(uint64_t page_bytes) {
-  TS_TRY_ASSIGN(memory_, ArrivingMemory::create(page_bytes, [this](const Error& error) { memory_lost(error); }));
+  TS_TRY_ASSIGN(memory_, ArrivingMemory::create(
+                             page_bytes, {.lost = [this](const Error& error) { memory_lost(error); },
+                                          .replaced = [this](const std::string& text) { pager_replaced(text); }}));
   return {};
 }
 
@@ -205,6 +208,19 @@ void DestinationMove::memory_lost(const Error& error) {
     if (auto r = sys::Cgroup::at(cgroup); r) (void)r->kill_all();
   }
   cancel_.cancel(fmt::format("memory on {}: {}", services_.settings.node, error.message()));
+}
+
+// Nothing is lost. `transship show` has it as a remark.
+void DestinationMove::pager_replaced(const std::string& text) {
+  TS_LOG_WARN("mig={} phase=fill {}", id_, text);
+  local::MoveEvent event;
+  event.set_move_id(id_);
+  event.set_unix_ms(unix_ms_now());
+  event.mutable_phase()->set_name("fill");
+  event.mutable_phase()->set_state(local::PHASE_DONE);
+  event.mutable_phase()->set_detail(text);
+  if (auto r = services_.store->add_event(id_, event.SerializeAsString()); !r)
+    TS_LOG_DEBUG("mig={} journal: {}", id_, r.error().message());
 }
 
 Result<peer::Reply> DestinationMove::fill(const peer::FillRequest& request) {

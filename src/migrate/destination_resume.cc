@@ -97,7 +97,9 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
 }
 
 void DestinationMove::take_up_memory() {
-  auto memory = ArrivingMemory::adopt(directory_ + "/work", [this](const Error& error) { memory_lost(error); });
+  auto memory = ArrivingMemory::adopt(directory_ + "/work",
+                                      {.lost = [this](const Error& error) { memory_lost(error); },
+                                       .replaced = [this](const std::string& text) { pager_replaced(text); }});
   if (memory)
     memory_ = std::move(*memory);
   else

@@ -143,7 +143,7 @@ def test_source_while_it_slows_the_container_down(scene):
 def test_pager_before_the_commit(scene):
     s = scene(mib=32)
     azure = s.lab.host("azure")
-    slow = slow_pager(azure)
+    slow = slow_pager(azure, period=1000)  # it does not hear that CRIU is through: from then on another one could go on
     move = begin_move(s, phase="memory")
     assert slow.stdout.readline() == "slow\n"
     azure.run("kill -KILL $(pidof transship-pager)")
@@ -219,7 +219,30 @@ def test_destination_while_the_pager_fills(scene):
     assert azure.run("pgrep -fc '^podman --runtime transship system service'").stdout == "1\n"
 
 
+def check_it_was_replaced(host, move, dead):
+    """`transship show` has it as a remark; nothing else is said about it."""
+    lines = [json.loads(line) for line in host.run(["transship", "show", move.lines[0]["move_id"], "--json"]).stdout.splitlines()]
+    assert (lines[0]["state"], lines[0]["error"]) == ("done", ""), lines[0]
+    remarks = [line["detail"] for line in lines if line["message_type"] == "phase" and line["phase"] == "fill"]
+    assert len(remarks) == 1 and f"the pager {dead} was killed" in remarks[0], remarks
+
+
 def test_pager_after_the_commit(scene):
+    s = scene()
+    azure = s.lab.host("azure")
+    slow = slow_pager(azure)
+    move = begin_move(s, "--mode", "pre-copy", phase="release")
+    assert move.outcome().code == DONE
+    stop_pager(azure, slow)
+    dead = azure.run(["pidof", "transship-pager"]).stdout.strip()
+    azure.run(["kill", "-KILL", dead])
+    wait_for("the end of the move", lambda: recorded(azure, move)["state"] != "running")
+    s.check_runs_on("azure")
+    check_it_was_replaced(azure, move, dead)
+
+
+def test_pager_after_the_commit_and_none_can_go_on(scene):
+    """Rather dead than wrong."""
     s = scene(clients=0)
     azure = s.lab.host("azure")
     load = Load(s.lab.host("client"), s.redis.address, counters=1, values=1, patience=2)
@@ -227,8 +250,12 @@ def test_pager_after_the_commit(scene):
     move = begin_move(s, "--mode", "pre-copy", phase="release")
     assert move.outcome().code == DONE
     stop_pager(azure, slow)
-    azure.run("kill -KILL $(pidof transship-pager)")
-    wait_for("the end of the container", lambda: s.redis.copies(azure) == 0, seconds=5)
+    azure.run("chmod 000 /usr/bin/transship-pager")
+    try:
+        azure.run("kill -KILL $(pidof transship-pager)")
+        wait_for("the end of the container", lambda: s.redis.copies(azure) == 0, seconds=5)
+    finally:
+        azure.run("chmod 755 /usr/bin/transship-pager")
     check_runs_nowhere(s)
     state = recorded(azure, move)
     assert state["state"] == "failed" and "pager" in state["error"], state
@@ -250,6 +277,19 @@ def test_destination_in_post_copy(scene):
     assert outcome.code == DONE and outcome.summary["mode"] == "post-copy", outcome.lines[-1]
     s.check_runs_on("azure")
     assert recorded(azure, move)["state"] == "done"
+
+
+def test_pager_in_post_copy(scene):
+    s = scene()
+    azure = s.lab.host("azure")
+    move = begin_move(s, "--mode", "post-copy", phase="follow")
+    time.sleep(0.5)
+    dead = azure.run(["pidof", "transship-pager"]).stdout.strip()
+    azure.run(["kill", "-KILL", dead])
+    outcome = move.outcome()
+    assert outcome.code == DONE and outcome.summary["mode"] == "post-copy", outcome.lines[-1]
+    s.check_runs_on("azure")
+    check_it_was_replaced(azure, move, dead)
 
 
 def test_source_in_post_copy(scene):

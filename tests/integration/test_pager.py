@@ -85,9 +85,49 @@ def test_a_restarted_daemon_brings_the_rest():
     assert numbers["requests"] >= 1
 
 
-def test_a_killed_pager_makes_processes_wait_and_is_reported():
-    (numbers,) = drill("pager-killed", 16)
-    assert "has died" in numbers["trouble"]
+def test_a_pager_that_is_killed_before_the_end_of_the_restore_makes_processes_wait_and_is_reported():
+    (numbers,) = drill("pager-killed-early", 16)
+    assert "has died" in numbers["trouble"] and "not complete" in numbers["trouble"]
+
+
+def test_another_pager_goes_on_filling():
+    (numbers,) = drill("pager-killed", 512)
+    assert numbers["kills"] >= 1 and numbers["tasks"] == 1
+
+
+def test_pages_are_asked_for_again_by_another_pager():
+    (numbers,) = drill("pager-killed-post-copy", 64)
+    assert numbers["requests"] >= 2
+
+
+def test_a_restarted_daemon_starts_another_pager():
+    drill("pager-killed-after-the-daemon")
+
+
+def test_a_pager_that_is_killed_while_it_takes_over():
+    drill("pager-killed-twice")
+
+
+def test_fork_mremap_and_dontneed_while_pagers_are_killed():
+    for _ in range(3):
+        *seen, counted = drill("pager-killed-churn", 64)
+        if "trouble" in counted:
+            # It was killed between the birth of a child and its being told: some microseconds of each fork.
+            assert "had not been handed over" in counted["trouble"]
+            continue
+        assert counted["kills"] == 3 and counted["tasks"] > 8 and seen[0]["changes"] > 500
+        return
+    pytest.fail("three times in a row is no accident")
+
+
+def test_a_pager_that_is_killed_with_a_child_in_its_hands_makes_processes_wait():
+    (numbers,) = drill("pager-killed-forking", 16)
+    assert "has died" in numbers["trouble"] and "had not been handed over" in numbers["trouble"]
+
+
+def test_pagers_that_are_killed_one_after_the_other_are_given_up():
+    (numbers,) = drill("pager-killed-too-often", 16)
+    assert numbers["kills"] == 4 and "has died" in numbers["trouble"]
 
 
 def test_a_process_that_nobody_announced_is_refused():
