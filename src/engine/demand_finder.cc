@@ -67,9 +67,18 @@ const std::vector<std::string_view>& guarded_paths() {
 }
 
 std::string DemandFinder::printed(std::string_view text) {
+  // No character is cut in two: a message takes whole ones only.
+  size_t end = std::min(text.size(), kLongestShown);
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
   std::string shown;
-  for (unsigned char c : text.substr(0, kLongestShown)) shown += c < 0x20 || c == 0x7f ? '?' : static_cast<char>(c);
-  return text.size() > kLongestShown ? shown + "…" : shown;
+  for (unsigned char c : text.substr(0, end)) shown += c < 0x20 || c == 0x7f ? '?' : static_cast<char>(c);
+  return end < text.size() ? shown + "…" : shown;
+}
+
+bool DemandFinder::has_room() {
+  auto all = demands_.list.size() + demands_.never.size();
+  if (all == kMaxDemands) demands_.never.push_back(fmt::format("more than {} things of the host", kMaxDemands));
+  return all < kMaxDemands;
 }
 
 void DemandFinder::only(const Json& object, std::string_view where, std::initializer_list<std::string_view> known) {

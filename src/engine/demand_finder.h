@@ -22,15 +22,17 @@ HostSide look_at_host();
 class DemandFinder {
  public:
   static constexpr size_t kMaxElements = 4096;
+  // Whoever wants more gets nothing: what is said about it would be longer than anybody reads, or a message takes.
+  static constexpr size_t kMaxDemands = 1024;
   DemandFinder(const HostSide& host, Demands& demands) : host_(host), demands_(demands) {}
   const HostSide& host() const { return host_; }
 
   void want(std::string_view key, std::string value, std::string found) {
-    demands_.list.push_back({key, std::move(value), std::move(found)});
+    if (has_room()) demands_.list.push_back({key, std::move(value), std::move(found)});
   }
   template <class... A>
   void never(fmt::format_string<A...> format, A&&... args) {
-    demands_.never.push_back(fmt::format(format, std::forward<A>(args)...));
+    if (has_room()) demands_.never.push_back(fmt::format(format, std::forward<A>(args)...));
   }
   // Every name in `object` that is not one of `known`; `where` is what the object is called. Also what is no object.
   void only(const Json& object, std::string_view where, std::initializer_list<std::string_view> known);
@@ -63,6 +65,7 @@ class DemandFinder {
   static std::string printed(std::string_view text);
 
  private:
+  bool has_room();
   void unified(const Json& unified);
   const HostSide& host_;
   Demands& demands_;

@@ -212,6 +212,32 @@ TEST_F(PodmanDemands, OddValuesAreRefusedAndNotWaitedFor) {
       (void)with(field, value);
 }
 
+// What is said of it is compared with each other, and fills a message.
+TEST_F(PodmanDemands, MoreThanAnybodyReadsIsRefused) {
+  std::string paths, protocols = "tcp";
+  for (int n = 0; n < 100'000; ++n) paths += fmt::format("/proc/{}:", n);
+  for (int n = 0; n < 100'000; ++n) protocols += ",tcp";
+  auto found = with("unmask", {paths});
+  EXPECT_LE(found.size(), DemandFinder::kMaxDemands + 1);
+  EXPECT_THAT(found, Contains(HasSubstr("more than 1024 things")));
+  for (uint16_t n = 0; n < 4096; ++n)
+    wanted.host_ports.push_back({.host_ip = "", .host_port = n, .container_port = 6379, .protocol = "tcp"});
+  EXPECT_THAT(with("portmappings", Json::array({{{"host_port", 1}, {"range", 4000}, {"protocol", protocols}}})),
+              Contains(HasSubstr("has 100001 protocols")));
+}
+
+// A message takes no half characters.
+TEST_F(PodmanDemands, NoCharacterIsCutInTwo) {
+  for (size_t before : {198, 199, 200}) {
+    auto name = "run.oci." + std::string(before - 8, 'x');
+    spec.create["annotations"] = {{name + "\u00e9y", "v"}};
+    auto all = demands().list;
+    auto found = std::ranges::find(all, "allow.annotations", &Demand::key);
+    ASSERT_NE(found, all.end());
+    EXPECT_EQ(found->found, fmt::format("annotation {}{}", name, before == 198 ? "\u00e9…" : "…"));
+  }
+}
+
 TEST(Registry, IsTheFirstWordOfAReference) {
   EXPECT_EQ(registry_of("registry.lab:5000/redis@sha256:0"), "registry.lab:5000");
   EXPECT_EQ(registry_of("localhost/redis:1"), "localhost");

@@ -17,6 +17,7 @@ constexpr std::array<std::string_view, 2> kSeccompProfiles = {"/usr/share/contai
                                                               "/etc/containers/seccomp.json"};
 // As many as facts may name.
 constexpr int64_t kMaxPorts = 4096;
+constexpr size_t kProtocols = 3;
 constexpr std::array<std::string_view, 2> kCgroupParents = {"machine.slice", "/libpod_parent"};
 
 struct Asked {
@@ -235,8 +236,13 @@ int64_t check_port(const Json& p, const Asked& a) {
     return range;
   }
   if (first == 0) return range;  // any that is free
-  auto protocols = text_at(p, {"protocol"});
-  for (const auto& protocol : split(protocols.empty() ? "tcp" : protocols, ',')) {
+  auto names = text_at(p, {"protocol"});
+  auto protocols = split(names.empty() ? "tcp" : names, ',');
+  if (protocols.size() > kProtocols) {
+    a.find.never("a published port has {} protocols", protocols.size());
+    return range;
+  }
+  for (const auto& protocol : protocols) {
     for (int64_t n = first; n < first + range; ++n) {
       bool said = std::ranges::any_of(a.wanted.host_ports, [&](const HostPort& h) {
         return h.host_port == n && h.protocol == protocol && (h.host_ip == ip || h.host_ip.empty());

@@ -65,7 +65,8 @@ DestinationMove::DestinationMove(Services& services, const SessionPeer& source, 
       end_(Cancel::create().value()),
       engine_ended_(Cancel::create().value()),
       settled_(Cancel::create().value()),
-      cutover_over_(Cancel::create().value()) {}
+      cutover_over_(Cancel::create().value()),
+      rounds_(cancel_, [this](storage::Reader& stream) { return apply_rootfs(stream); }) {}
 
 DestinationMove::~DestinationMove() {
   end_.cancel("the daemon ends");
@@ -306,18 +307,10 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   TS_TRY(expect("the end of a root file system round", {State::kStaged, State::kStarting}));
   Busy busy(*this);
   TS_TRY(fault::at("destination.rootfs"));
-  std::string name = rootfs_stream(request.round());
-  // Its first byte may still be on its way: it does not travel where this question does.
-  TS_TRY_ASSIGN(auto round, rootfs_round(name));
-  round->thread.join();
-  {
-    MutexLock lock(mu_);
-    rounds_.erase(name);
-    rootfs_written_ += round->written;
-  }
-  if (!round->outcome)
+  auto applied = rounds_.wait_applied(rootfs_stream(request.round()));
+  if (!applied)
     return std::unexpected(
-        Error(round->outcome.error()).context(fmt::format("root file system on {}", services_.settings.node)));
+        std::move(applied).error().context(fmt::format("root file system on {}", services_.settings.node)));
   return done();
 }
 
@@ -424,6 +417,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   auto asked = Clock::now();
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
   parked_.set_arrival_ms(ms_since(asked));
+  TS_TRY(rounds_.close());  // nothing but the container changes its files from here on
   TS_TRY(check_images(request));
   {
     MutexLock lock(mu_);

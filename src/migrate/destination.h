@@ -20,6 +20,7 @@
 #include "migrate/arriving_memory.h"
 #include "migrate/decision_register.h"
 #include "migrate/handover.h"
+#include "migrate/rootfs_rounds.h"
 #include "migrate/services.h"
 #include "network/moved_connections.h"
 #include "proto/journal.pb.h"
@@ -107,14 +108,6 @@ class DestinationMove {
     std::shared_ptr<Fd> fd;  // a lane may still be writing when the move is undone
     uint64_t bytes = 0;
   };
-  struct Rootfs {
-    std::unique_ptr<storage::StreamPipe> pipe;
-    uint64_t room = 0;  // bytes of contents that it may have
-    uint64_t written = 0;
-    uint64_t next_offset = 0;
-    Result<> outcome;
-    Thread thread;  // last: is joined before the rest goes
-  };
   class Busy;
 
   DestinationMove(Services& services, const SessionPeer& source, std::string id, std::string lane_token, Cancel cancel);
@@ -134,7 +127,7 @@ class DestinationMove {
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
                       std::map<std::string, Image>& files);
-  Result<std::shared_ptr<Rootfs>> rootfs_round(const std::string& name);
+  Result<> apply_rootfs(storage::Reader& stream);
   void start_engine();
   Result<> wait_at_gate();
   Result<> receive_chunk(const wire::ChunkHeader& chunk, std::span<const std::byte> data);
@@ -204,8 +197,6 @@ class DestinationMove {
   unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
   CondVar written_;                              // one of them is through
   uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
-  // Shared: a round that could not be applied is over while its lane still receives.
-  std::map<std::string, std::shared_ptr<Rootfs>> rounds_ GUARDED_BY(mu_);
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   // Whichever is first rules the other out.
@@ -250,6 +241,7 @@ class DestinationMove {
   Thread arrival_thread_;                       // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
+  RootfsRounds rounds_;  // last: its thread ends before the rest goes
 };
 
 }  // namespace transship::migrate

@@ -13,7 +13,6 @@
 namespace transship::migrate {
 namespace {
 
-constexpr milliseconds kStreamIdle{60'000};
 // Without another chunk, while the engine's lock is held.
 constexpr milliseconds kChunkStall{4000};
 constexpr milliseconds kCancelCheck{100};
@@ -150,49 +149,27 @@ uint64_t DestinationMove::rootfs_room() const {
   return storage_limit_ - std::min<uint64_t>(storage_limit_, layers_received_ + rootfs_written_);
 }
 
-// The round of that name; begun when there is none.
-Result<std::shared_ptr<DestinationMove::Rootfs>> DestinationMove::rootfs_round(const std::string& name) {
+Result<> DestinationMove::apply_rootfs(storage::Reader& stream) {
+  const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
+  TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
+  storage::ApplyLimits limits;
+  TS_TRY_ASSIGN(sys::Space space, sys::space_of(dir));
+  if (space.free_inodes > 0) limits.max_entries = space.free_inodes / kInodesKept;
+  {
+    MutexLock lock(mu_);
+    limits.max_bytes = rootfs_room();
+  }
+  storage::ApplyStats stats;
+  auto applied = storage::apply_round(root.get(), stream, limits, cancel_, &stats);
   MutexLock lock(mu_);
-  if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
-  if (auto known = rounds_.find(name); known != rounds_.end()) return known->second;
-  // Two at once would write in each other's way; no source does that.
-  if (!rounds_.empty())
-    return fail(Errc::kPeerProtocol, "round \"{}\" began before \"{}\" was over", name, rounds_.begin()->first);
-  auto round = std::make_shared<Rootfs>();
-  round->room = rootfs_room();
-  TS_TRY_ASSIGN(round->pipe, storage::StreamPipe::create(cancel_, kStreamIdle));
-  round->thread = Thread("rootfs-apply", [this, &round = *round] {
-    auto apply = [&]() -> Result<> {
-      const auto& dir = staged_->rootfs_kind == "overlay" ? staged_->upper_dir : staged_->rootfs;
-      TS_TRY_ASSIGN(Fd root, open_file(dir, O_RDONLY | O_DIRECTORY));
-      storage::ApplyLimits limits;
-      limits.max_bytes = round.room;
-      TS_TRY_ASSIGN(sys::Space space, sys::space_of(dir));
-      if (space.free_inodes > 0) limits.max_entries = space.free_inodes / kInodesKept;
-      storage::ApplyStats stats;
-      auto applied = storage::apply_round(root.get(), *round.pipe, limits, cancel_, &stats);
-      round.written = stats.data_bytes;
-      return applied;
-    };
-    round.outcome = apply();
-    if (!round.outcome) round.pipe->fail_writer(round.outcome.error());
-  });
-  rounds_[name] = round;
-  return round;
+  rootfs_written_ += stats.data_bytes;
+  return applied;
 }
 
 Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
   TS_TRY(expect("a root file system round", {State::kStaged, State::kStarting}));
-  TS_TRY_ASSIGN(auto round, rootfs_round(name));  // one stream is one lane: no other thread sends into this round
-  if (offset != round->next_offset)
-    return fail(Errc::kPeerProtocol, "round \"{}\" goes on at {} instead of {}", name, offset, round->next_offset);
   renew();
-  if (data.empty()) {
-    round->pipe->finish();
-    return {};
-  }
-  round->next_offset += data.size();
-  return round->pipe->write(data);
+  return rounds_.receive(name, offset, data);
 }
 
 }  // namespace transship::migrate

@@ -321,16 +321,11 @@ void DestinationMove::undo() {
   arrival_thread_.join();
   if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
   if (memory_) memory_->abort();  // the restored tasks are dead
-  std::map<std::string, std::shared_ptr<Rootfs>> rounds;
+  rounds_.end();
   {
     MutexLock lock(mu_);
-    rounds.swap(rounds_);
     images_.clear();
     layers_.clear();
-  }
-  for (auto& [name, round] : rounds) {
-    round->pipe->fail_reader(Error(Errc::kCancelled, "the move was ended"));
-    round->thread.join();
   }
   if (staging_) discard();
   if (staged_) {

@@ -194,7 +194,7 @@ Result<> Placements::apply(bool anyway) {
   auto p = wanted();
   if (p == network::Placement{} && applied_nothing_ && !anyway) return {};
   applied_nothing_ = false;
-  TS_TRY(network::PlacementKernel().apply(p));
+  TS_TRY(to_kernel_ ? to_kernel_(p) : network::PlacementKernel().apply(p));
   applied_nothing_ = p == network::Placement{};
   return {};
 }

@@ -59,9 +59,12 @@ Result<PlacedContainer> parse_placed(const std::string& key, const std::string& 
 // Thread-safe.
 class Placements {
  public:
+  // Where apply() brings it; empty: into the kernel of this network namespace.
+  using ToKernel = std::function<Result<>(const network::Placement&)>;
   // `exposures` (may be null) are brought into the kernel as well. All outlive this object.
-  Placements(state::Store& store, const TunnelPaths& paths, const Exposures* exposures = nullptr)
-      : store_(store), paths_(paths), exposures_(exposures) {}
+  Placements(state::Store& store, const TunnelPaths& paths, const Exposures* exposures = nullptr,
+             ToKernel to_kernel = {})
+      : store_(store), paths_(paths), exposures_(exposures), to_kernel_(std::move(to_kernel)) {}
   // Once, when the daemon starts. What can't be read is left where it is, and an error names it.
   Result<> load();
   // Brings the kernel to what is known here; call it now and then, since engines remove bridges and administrators
@@ -86,6 +89,7 @@ class Placements {
   state::Store& store_;
   const TunnelPaths& paths_;
   const Exposures* const exposures_;
+  const ToKernel to_kernel_;
   Mutex applying_;  // one at a time; before mu_
   bool applied_nothing_ GUARDED_BY(applying_) = false;
   mutable Mutex mu_;

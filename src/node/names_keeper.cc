@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
+#include "node/said_names.h"
 #include "sys/file.h"
 
 namespace transship::node {
@@ -27,25 +28,6 @@ constexpr milliseconds kTellLimit{5'000};
 constexpr milliseconds kLeavingLimit{10'000};
 // And then by all.
 constexpr milliseconds kHeardLimit{1'000};
-
-Result<NamedContainer> from_proto(const peer::NamedContainer& said, const std::string& speaker) {
-  NamedContainer c{.name = said.name(),
-                   .addresses = {},
-                   .home = said.home().empty() ? speaker : said.home(),
-                   .home_id = said.home_id(),
-                   .since_ms = said.since_unix_ms(),
-                   .leaving = said.leaving(),
-                   .before_home = said.before_home(),
-                   .before_id = said.before_id()};
-  if (static_cast<size_t>(said.addresses_size()) > names::kMaxAddresses)
-    return fail(Errc::kPeerProtocol, "it has more than {} addresses", names::kMaxAddresses);
-  for (const auto& text : said.addresses()) {
-    auto address = network::IpAddress::parse(text);
-    if (!address) return fail(Errc::kPeerProtocol, "one of its addresses is none");
-    c.addresses.push_back(*address);
-  }
-  return c;
-}
 
 }  // namespace
 
@@ -196,17 +178,7 @@ std::vector<std::string> NamesKeeper::learn(const std::string& peer, const state
 
 void NamesKeeper::own_names(google::protobuf::RepeatedPtrField<peer::NamedContainer>& out) const {
   MutexLock lock(mu_);
-  for (const auto& c : directory_.of(services_.settings.node)) {
-    auto& said = *out.Add();
-    said.set_name(c.name);
-    for (const auto& a : c.addresses) said.add_addresses(a.text());
-    said.set_home(c.home);
-    said.set_home_id(c.home_id);
-    said.set_since_unix_ms(c.since_ms);
-    said.set_leaving(c.leaving);
-    said.set_before_home(c.before_home);
-    said.set_before_id(c.before_id);
-  }
+  for (const auto& c : directory_.of(services_.settings.node)) to_proto(c, *out.Add());
 }
 
 Result<peer::Reply> NamesKeeper::answer(const std::string& peer, const peer::NamesRequest& request) {
