@@ -56,6 +56,7 @@ class FakeStore final : public state::Store {
   Result<std::vector<state::Move>> moves(size_t /*newest*/) override { return none(); }
   Result<std::vector<state::Move>> unfinished_moves() override { return none(); }
   Result<> decide(const std::string& /*move_id*/, state::Decision /*decision*/) override { return none(); }
+  Result<> abort_after_all(const std::string& /*move_id*/) override { return none(); }
   Result<std::optional<state::Decision>> decision(const std::string& /*move_id*/) override { return none(); }
   Result<uint64_t> add_event(const std::string& /*move_id*/, std::string_view /*event*/) override { return none(); }
   Result<std::vector<Event>> events(const std::string& /*move_id*/, uint64_t /*after*/) override { return none(); }
