@@ -230,7 +230,7 @@ def check_it_was_replaced(host, move, dead):
 def test_pager_after_the_commit(scene):
     s = scene()
     azure = s.lab.host("azure")
-    slow = slow_pager(azure)
+    slow = slow_pager(azure, period=100)
     move = begin_move(s, "--mode", "pre-copy", phase="release")
     assert move.outcome().code == DONE
     stop_pager(azure, slow)
@@ -246,7 +246,7 @@ def test_pager_after_the_commit_and_none_can_go_on(scene):
     s = scene(clients=0)
     azure = s.lab.host("azure")
     load = Load(s.lab.host("client"), s.redis.address, counters=1, values=1, patience=2)
-    slow = slow_pager(azure)
+    slow = slow_pager(azure, period=100)
     move = begin_move(s, "--mode", "pre-copy", phase="release")
     assert move.outcome().code == DONE
     stop_pager(azure, slow)
