@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "base/fd.h"
+#include "criu/confined_images.h"
 #include "criu/connection_images.h"
 #include "criu/image_file.h"
 #include "criu/lazy_images.h"
@@ -33,9 +34,10 @@ class AnyPages final : public PageSource {
   }
 };
 
-constexpr ImageMagic kMagics[] = {ImageMagic::kPagemap,   ImageMagic::kMm,    ImageMagic::kProcessTree,
-                                  ImageMagic::kCore,      ImageMagic::kFiles, ImageMagic::kDescriptors,
-                                  ImageMagic::kMemfdInode};
+constexpr ImageMagic kMagics[] = {ImageMagic::kPagemap,    ImageMagic::kMm,        ImageMagic::kProcessTree,
+                                  ImageMagic::kCore,       ImageMagic::kFiles,     ImageMagic::kDescriptors,
+                                  ImageMagic::kMemfdInode, ImageMagic::kInventory, ImageMagic::kShared,
+                                  ImageMagic::kMounts};
 
 // Files of the input: a name, and any bytes or records behind a right beginning.
 void lay_out(Input& in, const std::string& directory) {
@@ -70,6 +72,7 @@ void check_plan(const LazyPlan& plan) {
 
 void arrive(const std::string& images, uint8_t how) {
   AnyPages pages;
+  (void)check_confined(images, {.pid = (how & 16) == 0, .network = (how & 32) == 0, .ipc = (how & 64) == 0});
   if ((how & 1) != 0) (void)end_connections(images);
   if ((how & 2) != 0) (void)reserve_shared_pages(images, 1, 3 * kImagePage);
   if ((how & 4) != 0) (void)expect_inherited(images, {1, 2, 3});
@@ -186,8 +189,60 @@ void put_shared(Output& out) {
   put(out, ImageMagic::kPagemap, "pagemap-shmem-1.img", {head(7), entry(0, 2, kPageInParent)});
 }
 
+void put_namespaces(Output& out) {
+  auto shared = [](uint32_t first) {
+    img::Shared ids;
+    ids.set_pid_ns_id(first);
+    ids.set_net_ns_id(first + 1);
+    ids.set_ipc_ns_id(first + 2);
+    ids.set_uts_ns_id(first + 3);
+    ids.set_mnt_ns_id(first + 4);
+    ids.set_user_ns_id(6);
+    return ids;
+  };
+  img::Inventory inventory;
+  inventory.set_img_version(2);
+  *inventory.mutable_root_ids() = shared(1);
+  put(out, ImageMagic::kInventory, "inventory.img", {inventory.SerializeAsString()});
+  put(out, ImageMagic::kShared, "ids-1.img", {shared(11).SerializeAsString()});
+  auto mount = [](uint32_t number, const char* place, uint32_t kind, const char* key) {
+    img::MountEntry m;
+    m.set_fstype(kind);
+    m.set_mnt_id(number);
+    m.set_parent_mnt_id(1);
+    m.set_root("/");
+    m.set_mountpoint(place);
+    if (*key != '\0') m.set_ext_key(key);
+    return m.SerializeAsString();
+  };
+  put(out, ImageMagic::kMounts, "mountpoints-15.img",
+      {mount(1, "./", 0, ""), mount(2, "./proc", 1, ""), mount(3, "./data", 0, "/data"),
+       mount(4, "./../x", 0, "CRIU:AUTOFS")});
+}
+
+void put_open_files(Output& out) {
+  img::File regular;
+  regular.set_type(1);
+  regular.set_id(3);
+  regular.mutable_reg()->set_name("/data/../x");
+  img::File listener;
+  listener.set_type(5);
+  listener.set_id(4);
+  listener.mutable_usk()->set_name(std::string("\0redis", 6));
+  listener.mutable_usk()->set_name_dir("/run");
+  put(out, ImageMagic::kFiles, "files.img", {regular.SerializeAsString(), listener.SerializeAsString()});
+}
+
 std::vector<std::string> seeds() {
   std::vector<std::string> all;
+  for (bool sockets : {true, false}) {
+    Output out;
+    out.byte(0);
+    put_task(out);
+    put_namespaces(out);
+    sockets ? put_sockets(out) : put_open_files(out);
+    all.push_back(out.bytes());
+  }
   for (uint8_t how : std::initializer_list<uint8_t>{0, 1, 7, 8}) {
     Output out;
     out.byte(how);

@@ -1,4 +1,5 @@
 // Texts and packets of this host: tables of the kernel, answers of programs, addresses, logs.
+#include "arbiter/etcd_messages.h"
 #include "base/text.h"
 #include "cli/args.h"
 #include "criu/log.h"
@@ -72,14 +73,29 @@ void command_lines(std::string_view text) {
   (void)cli::parse_arguments(args);
 }
 
+void etcd(std::string_view text) {
+  using namespace arbiter::etcd;
+  auto back = from_base64(base64(text));
+  TS_CHECK(back && *back == text);
+  auto json = Json::parse(text, nullptr, false);
+  (void)number_at(json, "TTL");
+  (void)cluster_of(json);
+  (void)parse_range(json);
+  auto outcome = parse_txn(json);
+  if (!outcome) return;
+  for (const auto& value : outcome->values)
+    if (value) (void)parse_decision(*value);
+}
+
 void run(std::string_view bytes) {
   Input in(bytes);
-  switch (in.byte() % 6) {
+  switch (in.byte() % 7) {
     case 0: kernel_tables(in.rest()); break;
     case 1: addresses(in.rest()); break;
     case 2: resolver(in.rest()); break;
     case 3: programs(in); break;
     case 4: packets(in.rest()); break;
+    case 5: etcd(in.rest()); break;
     default: command_lines(in.rest());
   }
 }
@@ -121,9 +137,12 @@ std::vector<std::string> seeds() {
           haproxy.bytes(),
           one(4, v4),
           one(4, v6 + std::string(32, '\7')),
-          one(5, "--log\n/l\n--log-format=json\ncreate\n--bundle\n/b\n--pid-file\n/p\nredis"),
-          one(5, "move\nredis\n--to\nazure\n--bandwidth-limit\n100mbit"),
-          one(5, "expose\nredis:6379\nazure:7379/tcp\n--json")};
+          one(5, R"({"header":{"cluster_id":"255"},"TTL":"10","succeeded":false,"responses":[{"response_range":)"
+                 R"({"kvs":[{"value":"YWJvcnQgYXdz"}]}},{"response_range":{}}]})"),
+          one(5, R"({"header":{},"kvs":[{"value":"Y29tbWl0IGF3cw=="}]})"),
+          one(6, "--log\n/l\n--log-format=json\ncreate\n--bundle\n/b\n--pid-file\n/p\nredis"),
+          one(6, "move\nredis\n--to\nazure\n--bandwidth-limit\n100mbit"),
+          one(6, "expose\nredis:6379\nazure:7379/tcp\n--json")};
 }
 
 const Registration kRegistration({"host_texts", run, seeds});

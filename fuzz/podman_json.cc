@@ -1,8 +1,10 @@
 // What Podman answers, what is made of it for another host, and what that host makes of a peer's.
 #include "engine/podman_conflicts.h"
 #include "engine/podman_container.h"
+#include "engine/podman_demands.h"
 #include "engine/podman_spec.h"
 #include "engine/podman_spec_parts.h"
+#include "fuzz/demands.h"
 #include "fuzz/input.h"
 #include "fuzz/target.h"
 
@@ -43,6 +45,7 @@ void spec_of_a_peer(const std::string& text, const Container& wanted, const Podm
   if (!spec) return;
   auto again = read_spec(write_spec(*spec));
   TS_CHECK(again && again->create == spec->create && again->blocks.size() == spec->blocks.size());
+  check_demands(podman_demands(wanted, *spec, {}), "podman");
   (void)find_conflicts(wanted, *spec, host);
   forget_addresses(*spec);
 }
@@ -67,6 +70,47 @@ void run(std::string_view bytes) {
   auto text = write_spec(make_spec(*container, answers));
   TS_CHECK(read_spec(text), "{}", read_spec(text).error().message());
   spec_of_a_peer(text, *container, host);
+}
+
+// A create request that asks for something in every field that a policy knows.
+Json greedy() {
+  return {{"name", "redis"},
+          {"Networks", {{"podman", {{"static_ips", {"10.88.0.3"}}, {"aliases", {"db"}}}}, {"other", 1}}},
+          {"annotations", {{"run.oci.handler", "wasm"}, {"a", "b"}}},
+          {"apparmor_profile", "lax"},
+          {"base_hosts_file", "/etc/shadow"},
+          {"cap_add", {"NET_ADMIN", "cap_chown"}},
+          {"cgroup_parent", "/system.slice"},
+          {"cgroupns", {{"nsmode", "private"}}},
+          {"device_cgroup_rule", {{{"allow", true}, {"type", "c"}, {"major", 10}, {"access", "rwm"}}}},
+          {"devices", {{{"path", "/dev/fuse:/dev/fuse:rwm"}}}},
+          {"groups", {"keep-groups"}},
+          {"healthLogDestination", "/etc"},
+          {"image_volume_mode", "ignore"},
+          {"init_path", "/usr/bin/tini"},
+          {"ipcns", {{"nsmode", "host"}}},
+          {"log_configuration", {{"driver", "k8s-file"}, {"path", "/l"}, {"options", {{"tag", "t"}}}}},
+          {"mounts", {{{"type", "bind"}, {"source", "/s"}, {"destination", "/d"}, {"options", {"ro", "size=1"}}}}},
+          {"oom_score_adj", -5},
+          {"pidns", {{"nsmode", "container"}, {"value", "x"}}},
+          {"portmappings", {{{"host_port", 80}, {"container_port", 80}, {"range", 2}, {"protocol", "tcp,udp"}}}},
+          {"privileged", true},
+          {"r_limits", {{{"type", "RLIMIT_NOFILE"}, {"soft", 1}, {"hard", -1}}}},
+          {"resource_limits",
+           {{"memory", {{"limit", 1048576}}},
+            {"cpu", {{"quota", 150000}, {"period", 100000}}},
+            {"pids", {{"limit", 7}}},
+            {"unified", {{"memory.max", "max"}}}}},
+          {"restart_policy", "always"},
+          {"seccomp_profile_path", "/p.json"},
+          {"secret_env", {{"P", "s"}}},
+          {"secrets", {{{"Source", "s"}, {"Target", "/t"}}}},
+          {"selinux_opts", {"disable"}},
+          {"sysctl", {{"net.core.somaxconn", "1"}, {"kernel/x", "1"}}},
+          {"timezone", "../x"},
+          {"unmask", {"/proc/kcore:/sys/firmware"}},
+          {"volumes", {{{"Name", "v"}, {"Dest", "/v"}, {"Options", {"rshared"}}}}},
+          {"hooks_dir", {"/tmp"}}};
 }
 
 std::vector<std::string> seeds() {
@@ -126,7 +170,9 @@ std::vector<std::string> seeds() {
   spec.blocks = {{"pod", "it is part of a pod", "no"}};
   for (const char* key : {"inspect", "oci", "image"}) all.erase(key);
   all["spec"] = json(write_spec(spec));
-  return {first, Output().byte(1).raw(write_json(all)).bytes()};
+  auto second = Output().byte(1).raw(write_json(all)).bytes();
+  spec.create = greedy();
+  return {first, second, Output().byte(1).raw(write_json({{"spec", json(write_spec(spec))}})).bytes()};
 }
 
 const Registration kRegistration({"podman_json", run, seeds});
