@@ -55,7 +55,7 @@ void lay_out(Input& in, const std::string& directory) {
     // Names of files that came are plain (wire/lanes.h).
     if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name[0] == '.')
       continue;
-    auto fd = open_file(directory + "/" + name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    auto fd = open_file(fmt::format("{}/{}", directory, name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (fd) TS_CHECK(write_all(fd->get(), bytes));
   }
 }

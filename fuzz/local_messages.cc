@@ -89,7 +89,7 @@ void show(const local::MoveEvent& event, const Screen& screen) {
 void run(std::string_view bytes) {
   Input in(bytes);
   auto kind = in.byte() % 13;
-  Shown out(in.byte() % 3 * 40);
+  Shown out(size_t{40} * (in.byte() % 3));
   const auto& s = out.screen;
   auto rest = in.rest();
   switch (kind) {

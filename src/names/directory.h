@@ -16,7 +16,7 @@ inline constexpr size_t kMaxNames = 1000;
 inline constexpr size_t kMaxAddresses = 8;
 inline constexpr size_t kMaxIdBytes = 128;
 // A peer that says nothing for so long: what it had may be elsewhere by now.
-inline constexpr int64_t kSilentMs = 10 * 60'000;
+inline constexpr int64_t kSilentMs = 600'000;
 
 // A container with a name, by the word of the node that has it.
 struct NamedContainer {

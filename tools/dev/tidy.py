@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs clang-tidy on the C++ files of a build, several at once, and remembers which were clean.
 
-    tidy.py BUILD_DIR JOBS [FILE...]        FILE relative to the checkout; all of src/ and lab/ without
+    tidy.py BUILD_DIR JOBS [FILE...]        FILE relative to the checkout; all of src/, lab/ and fuzz/ without
 
 clang-tidy takes ten seconds and more a file. What it says depends on the file, the headers of ours and generated ones
 that it includes, how it is compiled, .clang-tidy, and the root with its tools and libraries: a digest of all that names
@@ -32,7 +32,7 @@ def compile_commands(build, wanted):
             relative = file.relative_to(SOURCE)
         except ValueError:
             continue
-        if relative.parts[0] not in ("src", "lab") or (wanted and str(relative) not in wanted):
+        if relative.parts[0] not in ("src", "lab", "fuzz") or (wanted and str(relative) not in wanted):
             continue
         arguments = shlex.split(entry["command"])
         if arguments[0].endswith("ccache"):
