@@ -140,6 +140,8 @@ Result<std::vector<img::Vma>> parse_mappings(std::string_view bytes, std::string
 bool can_be_lazy(const img::Vma& vma) {
   constexpr uint32_t kWanted = MAP_ANONYMOUS | MAP_PRIVATE;
   constexpr uint32_t kUnwanted = MAP_LOCKED | MAP_HUGETLB;
+  // Of memory that a child of fork() finds empty: a page that is not there yet would come to the child as well.
+  if ((vma.madv() >> MADV_WIPEONFORK & 1) != 0) return false;
   return (vma.flags() & kWanted) == kWanted && (vma.flags() & kUnwanted) == 0 &&
          (vma.status() & (kStatusVsyscall | kStatusVdso | kStatusVvar)) == 0;
 }

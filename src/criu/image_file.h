@@ -65,7 +65,7 @@ std::string serialize_pagemap(const Pagemap& pagemap);
 
 // Ascending and not overlapping, of whole pages. Guard areas, which CRIU lists as well, are left out.
 Result<std::vector<img::Vma>> parse_mappings(std::string_view bytes, std::string_view name);
-// Will CRIU register it with userfaultfd when it restores lazily? Others must be filled from the images.
+// May its pages come after the restore? CRIU registers it with userfaultfd then. Others are filled from the images.
 bool can_be_lazy(const img::Vma& vma);
 
 // Pids of all processes, zombies included, in the order of the file; positive, each once.

@@ -135,6 +135,11 @@ TEST(ImageFile, WhatCanBeLazy) {
     other.set_status(vma.status() | 1U << bit);
     EXPECT_FALSE(can_be_lazy(other));
   }
+  auto wiped = vma;
+  wiped.set_madv(1U << MADV_WIPEONFORK | 1U << MADV_HUGEPAGE);
+  EXPECT_FALSE(can_be_lazy(wiped));
+  vma.set_madv(1U << MADV_HUGEPAGE);
+  EXPECT_TRUE(can_be_lazy(vma));
   vma.set_flags(MAP_PRIVATE);
   EXPECT_FALSE(can_be_lazy(vma));
   vma.set_flags(MAP_SHARED | MAP_ANONYMOUS);
