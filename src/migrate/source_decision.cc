@@ -14,16 +14,21 @@ constexpr milliseconds kReadyLimit{3000};
 constexpr milliseconds kWithdrawLimit{15'000};
 constexpr milliseconds kConnectLimit{3000};
 
+Result<peer::Reply> ask_once(const Services& services, const std::string& peer, const peer::Request& request,
+                             const Cancel& cancel) {
+  TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(peer));
+  TS_TRY_ASSIGN(auto session, PeerSession::connect(services.identity, target, services.settings.node,
+                                                   Deadline::in(kConnectLimit), cancel));
+  return session->call(request, Deadline::in(kWithdrawLimit), cancel);
+}
+
 }  // namespace
 
 Result<Decision> withdraw_from(const Services& services, const std::string& peer, const std::string& move_id,
                                const Cancel& cancel) {
-  TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(peer));
-  TS_TRY_ASSIGN(auto session, PeerSession::connect(services.identity, target, services.settings.node,
-                                                   Deadline::in(kConnectLimit), cancel));
   peer::Request request;
   request.mutable_withdraw()->set_move_id(move_id);
-  TS_TRY_ASSIGN(peer::Reply reply, session->call(request, Deadline::in(kWithdrawLimit), cancel));
+  TS_TRY_ASSIGN(peer::Reply reply, ask_once(services, peer, request, cancel));
   auto said = reply.decision().decision();
   if (said == peer::DECISION_COMMIT) return Decision::kCommit;
   if (said == peer::DECISION_ABORT) return Decision::kAbort;
@@ -32,12 +37,9 @@ Result<Decision> withdraw_from(const Services& services, const std::string& peer
 
 Result<Decision> commit_at(const Services& services, const std::string& peer, const std::string& move_id,
                            const Cancel& cancel) {
-  TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(peer));
-  TS_TRY_ASSIGN(auto session, PeerSession::connect(services.identity, target, services.settings.node,
-                                                   Deadline::in(kConnectLimit), cancel));
   peer::Request request;
   request.mutable_commit()->set_move_id(move_id);
-  auto reply = session->call(request, Deadline::in(kWithdrawLimit), cancel);
+  auto reply = ask_once(services, peer, request, cancel);
   if (reply) return Decision::kCommit;
   TS_TRY(cancel.check());
   if (reply.error().code() != Errc::kCancelled) return std::unexpected(std::move(reply).error());

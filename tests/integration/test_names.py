@@ -194,6 +194,7 @@ def test_a_moved_container_asks_and_is_found(hosts, redis, resolvers, network):
         redis(aws, "mover", address, *net)
         redis(aws, "other", other, *net)
         wait_answer(hosts, "mover.transship", address)
+        wait_answer(hosts, "other.transship", other)
         inside = ["podman", "exec", "mover", "redis-cli", "-h", "other.transship", "-t", "3", "PING"]
         assert aws.run(inside).stdout.strip() == "PONG"
         watches = {h.name: Watch(h, "mover.transship", "mover.azure.transship", "mover.aws.transship") for h in hosts}
