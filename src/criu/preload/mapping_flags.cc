@@ -144,7 +144,7 @@ constexpr Name kNames[] = {
     {0, "rd"},  {1, "wr"},  {2, "ex"},  {3, "sh"},  {4, "mr"},  {5, "mw"},  {6, "me"},  {7, "ms"},
     {8, "gd"},  {9, "um"},  {10, "pf"}, {12, "uw"}, {13, "lo"}, {14, "io"}, {15, "sr"}, {16, "rr"},
     {17, "dc"}, {18, "de"}, {19, "lf"}, {20, "ac"}, {21, "nr"}, {22, "ht"}, {25, "wf"}, {26, "dd"},
-    {27, "sd"}, {28, "mm"}, {29, "hg"}, {30, "nh"}, {31, "mg"},
+    {27, "sd"}, {28, "mm"}, {29, "hg"}, {30, "nh"}, {31, "mg"}, {40, "dp"},
 };
 
 bool add_flags(uint64_t flags, Buffer& out) {
@@ -225,6 +225,7 @@ class Samples {
     (void)next(MAP_PRIVATE | MAP_GROWSDOWN);
     (void)next(MAP_SHARED);
     if (auto* page = next(MAP_PRIVATE)) follow(page);
+    (void)next(kDroppable);  // the C library has such a page, for random numbers
     huge_ = ::mmap(nullptr, kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE,
                    -1, 0);
   }
@@ -238,6 +239,7 @@ class Samples {
 
  private:
   static constexpr size_t kCount = 16;
+  static constexpr int kDroppable = 0x08;  // MAP_DROPPABLE, in place of MAP_PRIVATE; from Linux 6.11 on
   static constexpr size_t kHuge = 2U << 20;
   char* next(int flags) {
     if (used_ == kCount) return nullptr;
