@@ -87,10 +87,5 @@ extern "C" int openat64(int dir, const char* path, int flags, ...) {
   return on_open(dir, path, flags, mode);
 }
 
-extern "C" int openat(int dir, const char* path, int flags, ...) {
-  va_list list;
-  va_start(list, flags);
-  auto mode = mode_of(flags, list);
-  va_end(list);
-  return on_open(dir, path, flags, mode);
-}
+// Where off_t has 64 bits they are the same call.
+extern "C" int openat(int dir, const char* path, int flags, ...) __attribute__((alias("openat64")));
