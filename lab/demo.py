@@ -17,6 +17,7 @@ from demokit.link import measure_link  # noqa: E402
 from demokit.load import Load, longest_silence_ms, problems  # noqa: E402
 from demokit.memory import OwnMemory  # noqa: E402
 from demokit.runc_subject import RuncRedis  # noqa: E402
+from demokit.tcp import repeated  # noqa: E402
 from labkit.api import CommandFailed, Lab, LabError  # noqa: E402
 from labkit.options import result_file  # noqa: E402
 
@@ -75,14 +76,14 @@ class Demo:
         load = Load(self.client, self.redis.address, counters=self.args.clients - self.args.clients // 2, values=self.args.clients // 2)
         say("clients", f"{self.args.clients} connections from host client, each checks every answer")
         time.sleep(1)
-        windows, timeouts = [], timeouts_of(self.client)
+        windows, before = [], repeated(self.client)
         for number in range(self.args.moves):
             windows.append(self.move(number + 1, here, there))
             self.check_copies(here, there)
             here, there = there, here
             time.sleep(1)
         report = load.stop()
-        self.timeouts = timeouts_of(self.client) - timeouts
+        self.timeouts = (repeated(self.client) - before).timeouts
         self.finish(report, windows, here, there, before)
         return report
 
@@ -140,12 +141,6 @@ def move(source, reference, destination, options=(), timeout=300) -> dict:
     if result.returncode != 0 or summary is None:
         raise CommandFailed(source.name, ["transship", "move", reference, "--to", destination], result)
     return summary
-
-
-def timeouts_of(host) -> int:
-    """How often its TCP waited in vain for an acknowledgement, until it sent again."""
-    heading, values = [line.split() for line in host.run(["cat", "/proc/net/netstat"]).stdout.splitlines() if line.startswith("TcpExt:")]
-    return int(values[heading.index("TCPTimeouts")])
 
 
 def say(what, text):

@@ -41,6 +41,7 @@ class Options:
     modes: tuple[str, ...]
     against: tuple[str, ...]
     engine: str
+    arbiter: str
     json: Path | None
     lab: str
     cold: bool
@@ -92,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--against", default=",".join(PEERS), metavar="SYSTEM,…", type=lambda t: words(t, PEERS),
                    help=f"{', '.join(PEERS)}, or none (default all)")
     p.add_argument("--engine", choices=["podman", "runc"], default="podman", help="under which transship's container runs (default podman)")
+    p.add_argument("--arbiter", choices=["none", "etcd"], default="none",
+                   help="etcd: transship's rows once more, with its moves decided by three nodes of etcd (default none)")
     p.add_argument("--json", metavar="FILE", type=result_file, help="write the results there")
     p.add_argument("--quick", action="store_true", help="64 MiB, 0 and 2000 SET/s, one run, mode auto: under three minutes")
     p.add_argument("--lab", default="bench", help="name of the lab (default bench)")
@@ -113,4 +116,4 @@ def parse(argv: list[str]) -> Options:
     return Options(
         sizes=args.sizes or sizes, write_rates=args.write_rates or rates,
         values=VALUES if args.values == "both" else (args.values,), rate=args.rate, delay=args.delay, runs=runs, modes=modes,
-        against=args.against, engine=args.engine, json=args.json, lab=args.lab, cold=args.cold)
+        against=args.against, engine=args.engine, arbiter=args.arbiter, json=args.json, lab=args.lab, cold=args.cold)

@@ -48,9 +48,15 @@ def as_json(row: Row, link: dict) -> dict:
         "wrong_bytes": sum(run.wrong_bytes for run in good), "lost_connections": sum(run.lost_connections for run in good),
         "container_bytes_median": whole(own), "destination_extra_bytes": whole(row.median("extra_bytes")),
         "source_daemon_rss_max": max((run.daemon_bytes for run in good), default=0) or None,
-        "parts_ms_median": parts(good), "did": sorted({run.did for run in good if run.did}),
+        "parts_ms_median": parts(good), "each_run": [each(run) for run in good], "did": sorted({run.did for run in good if run.did}),
         "errors": [run.error for run in row.runs if run.error], "note": row.note,
     }
+
+
+def each(run: Run) -> dict:
+    """What tells why one run's gap was longer than another's."""
+    return {"gap_ms": rounded(run.gap_ms), "total_ms": rounded(run.total_ms), "parts_ms": run.parts_ms,
+            "client_timeouts": run.repeated.timeouts, "client_repeated_segments": run.repeated.segments}
 
 
 def share_kept(runs: list[Run]) -> float | None:

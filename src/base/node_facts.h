@@ -26,6 +26,7 @@ struct NodeFacts {
   std::string vdso_digest;           // of its symbols' names and places; equal digests need no trampolines
   std::string memory_tracker;        // how writes are followed while it runs; "none: why" when they cannot be
   std::string memory_dump;           // how CRIU is kept from copying memory
+  std::string dump_shortcuts;        // what makes CRIU's dump shorter, and why not the rest
   std::string arbiter;               // which register of decisions it uses; empty: none but its journal
   std::string arbiter_error;         // why that does not answer
   uint32_t arbiter_ms = 0;           // how long it took to answer

@@ -72,6 +72,7 @@ Json node_fields(const peer::NodeFacts& facts) {
               {"engines", strings(facts.engines())},
               {"memory_tracker", facts.memory_tracker()},
               {"memory_dump", facts.memory_dump()},
+              {"dump_shortcuts", facts.dump_shortcuts()},
               {"arbiter", facts.arbiter().empty() ? Json(nullptr) : Json(facts.arbiter())},
               {"arbiter_error", facts.arbiter_error()},
               {"missing", strings(facts.missing())}};
@@ -103,6 +104,7 @@ void add_summary(Json& json, const local::Summary& summary) {
   json["compression"] = summary.compression();
   json["throttle_percent"] = summary.throttle_percent();
   json["dump_method"] = summary.dump_method();
+  json["dump_shortcuts"] = strings(summary.dump_shortcuts());
   json["resident_bytes"] = summary.resident_bytes();
   json["old_addresses"] = strings(summary.old_addresses());
   json["new_addresses"] = strings(summary.new_addresses());

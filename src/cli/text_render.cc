@@ -74,6 +74,7 @@ void print_facts(Facts& out, const peer::NodeFacts& facts) {
   out.add("storage", fmt::format("{} free", format_bytes(facts.storage_free())));
   out.add("tracking", printable(facts.memory_tracker()));
   out.add("dump", printable(facts.memory_dump()));
+  out.add("shortcuts", printable(facts.dump_shortcuts()));
   if (!facts.arbiter().empty())
     out.add("arbiter", printable(facts.arbiter_error().empty() ? facts.arbiter() : facts.arbiter_error()));
   out.add("missing", joined(facts.missing(), "; "));

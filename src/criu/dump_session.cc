@@ -8,11 +8,10 @@
 
 #include "base/log.h"
 #include "criu/log.h"
-#include "criu/mapping_layout.h"
 #include "criu/parent_images.h"
-#include "criu/preload/mapping_flags.h"
 #include "criu/rescue.h"
 #include "criu/rpc.h"
+#include "criu/shortcuts.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/search_path.h"
@@ -22,6 +21,7 @@ namespace transship::criu {
 namespace {
 
 constexpr const char* kLogFile = "dump.log";
+constexpr const char* kShortcutsFile = "criu-shortcuts";
 constexpr const char* kParentLink = "parent";  // CRIU makes it in the images' directory
 constexpr milliseconds kRollbackTime{10'000};
 constexpr milliseconds kEndTime{2'000};
@@ -67,11 +67,8 @@ Result<Worker> spawn_worker(const DumpOptions& o) {
     how.env.push_back(fmt::format("PATH={}:{}", bin, sys::search_path()));
   }
   if (!o.preload.empty()) {
-    if (const auto& layout = known_mapping_layout(); !layout.empty())
-      how.env.push_back(fmt::format("{}={}", criu_preload::kLayoutVariable, layout));
-    const char* others = std::getenv("LD_PRELOAD");
-    how.env.push_back(
-        fmt::format("LD_PRELOAD={}{}{}", o.preload, others != nullptr ? ":" : "", others != nullptr ? others : ""));
+    TS_TRY_ASSIGN(auto environment, shortcut_environment(o.preload, o.work_dir + "/" + kShortcutsFile));
+    std::ranges::move(environment, std::back_inserter(how.env));
   }
   return Worker::spawn(o.criu, how);
 }
@@ -324,6 +321,7 @@ Result<DumpTimes> DumpSession::dump(const Cancel& cancel, Deadline deadline) {
   if (auto r = s.cgroup.freeze(deadline.sooner(Deadline::in(s.options.freeze_timeout))); !r)
     return failed(std::move(r).error());
   times.images = since(frozen_at);
+  if (auto used = read_shortcuts(s.options.work_dir + "/" + kShortcutsFile)) times.shortcuts = *used;
   // Where the images are restored there is no such directory.
   if (s.parent) (void)::unlinkat(s.images.get(), kParentLink, 0);
   if (auto r = cancel.check(); !r) return failed(std::move(r).error());

@@ -17,6 +17,7 @@
 #include "base/cancel.h"
 #include "base/result.h"
 #include "criu/memory_method.h"
+#include "criu/shortcuts.h"
 
 namespace transship::criu {
 
@@ -39,7 +40,7 @@ struct DumpOptions {
   bool skip_in_flight = false;
   // A program to use as `tar` for the contents of tmpfs mounts (gate/tar_main.cc), empty: the one in PATH.
   std::string tar;
-  // libtransship-criu.so (scan_preload.cc), which makes the dump shorter; empty: without.
+  // libtransship-criu.so (criu/shortcuts.h), which makes the dump shorter; empty: without.
   std::string preload;
   // Other than kFull: the images have no content of private memory, only holes where it is missing (criu/lazy_images.h
   // fills them). Shared memory is always written in full: CRIU 4.2 takes it for a memfd, and never leaves those out.
@@ -51,6 +52,7 @@ struct DumpOptions {
 struct DumpTimes {
   milliseconds freeze{0};  // until every task stood still
   milliseconds images{0};  // from then until the images were complete
+  Shortcuts shortcuts;     // with DumpOptions::preload: what CRIU had of it
 };
 
 // One thread. Owns the CRIU process and two entries of work_dir, "parent" and "criu.kdat". Should CRIU be killed by

@@ -125,8 +125,9 @@ class DestinationMove {
   Result<> receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  enum class Files : uint8_t { kImages, kLayers };
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
-                      std::map<std::string, Image>& files);
+                      Files which);
   Result<> apply_rootfs(storage::Reader& stream);
   void start_engine();
   Result<> wait_at_gate();

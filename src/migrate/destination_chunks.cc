@@ -77,13 +77,14 @@ Result<> DestinationMove::receive_chunk(const wire::ChunkHeader& chunk, std::spa
 }
 
 Result<> DestinationMove::write_file(const std::string& dir, const std::string& name, uint64_t offset,
-                                     std::span<const std::byte> data, std::map<std::string, Image>& files) {
+                                     std::span<const std::byte> data, Files which) {
   std::shared_ptr<Fd> fd;
   {
     MutexLock lock(mu_);
     if (state_ == State::kAborted) return fail(Errc::kCancelled, "the move was ended on the destination");
-    if (&files == &images_ && images_closed_)
+    if (which == Files::kImages && images_closed_)
       return fail(Errc::kPeerProtocol, "\"{}\" came after the restore had begun", name);
+    auto& files = which == Files::kImages ? images_ : layers_;
     if (files.size() >= kMaxFiles && !files.contains(name))
       return fail(Errc::kPeerProtocol, "more than {} files were sent", kMaxFiles);
     Image& file = files[name];
@@ -125,7 +126,7 @@ Result<> DestinationMove::receive_image(const std::string& name, uint64_t offset
     if (state_ != State::kStaged && state_ != State::kStarting)
       return fail(Errc::kPeerProtocol, "a memory image came before the container was prepared");
   }
-  return write_file(directory_ + "/images", name, offset, data, images_);
+  return write_file(directory_ + "/images", name, offset, data, Files::kImages);
 }
 
 Result<> DestinationMove::receive_pages(uint8_t kind, std::span<const std::byte> frame) {
@@ -141,7 +142,7 @@ Result<> DestinationMove::receive_layer(const std::string& name, uint64_t offset
   TS_TRY(expect("an image layer", {State::kReserved}));
   renew();
   TS_TRY(sys::make_dirs(layers_dir_));
-  return write_file(layers_dir_, name, offset, data, layers_);
+  return write_file(layers_dir_, name, offset, data, Files::kLayers);
 }
 
 // All rounds and the image together: what the second one replaces is not known to be gone.

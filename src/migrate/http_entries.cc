@@ -150,9 +150,9 @@ std::vector<std::string> HttpEntries::keep_up() {
       if (b.exposure.ending && (idle_[key] || !is_draining(b.exposure) || !problems_[port].empty()))
         drained.push_back(key);
     }
-  states_ = std::move(states);
   std::erase_if(paused_, [](const auto& one) { return one.second.passed(); });
-  std::erase_if(idle_, [&](const auto& one) { return !states_.contains(one.first); });
+  std::erase_if(idle_, [&](const auto& one) { return !states.contains(one.first); });
+  states_ = std::move(states);
   return drained;
 }
 

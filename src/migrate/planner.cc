@@ -276,6 +276,7 @@ peer::NodeFacts to_proto(const NodeFacts& f) {
   p.set_vdso_digest(f.vdso_digest);
   p.set_memory_tracker(f.memory_tracker);
   p.set_memory_dump(f.memory_dump);
+  p.set_dump_shortcuts(f.dump_shortcuts);
   p.set_arbiter(f.arbiter);
   p.set_arbiter_error(f.arbiter_error);
   p.set_arbiter_ms(f.arbiter_ms);
@@ -304,6 +305,7 @@ NodeFacts from_proto(const peer::NodeFacts& p) {
   f.vdso_digest = p.vdso_digest();
   f.memory_tracker = p.memory_tracker();
   f.memory_dump = p.memory_dump();
+  f.dump_shortcuts = p.dump_shortcuts();
   f.arbiter = p.arbiter();
   f.arbiter_error = p.arbiter_error();
   f.arbiter_ms = p.arbiter_ms();

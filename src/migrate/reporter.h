@@ -52,7 +52,6 @@ class Reporter {
   std::string phase_ GUARDED_BY(mu_);
   Clock::time_point phase_begun_ GUARDED_BY(mu_);
   Clock::time_point last_progress_ GUARDED_BY(mu_);
-  uint64_t progress_base_ GUARDED_BY(mu_) = 0;
   std::vector<std::pair<std::string, double>> phases_ms_ GUARDED_BY(mu_);
   Clock::time_point gap_begun_ GUARDED_BY(mu_);
   Clock::time_point gap_mark_ GUARDED_BY(mu_);

@@ -40,6 +40,8 @@ struct Settings {
   milliseconds hold_grace{3000};
   // How CRIU is kept from copying memory; kFull: it cannot be, and memory moves in its images.
   criu::MethodFinding memory_method;
+  std::string criu_preload;    // libtransship-criu.so; empty: not installed
+  std::string dump_shortcuts;  // which of criu/shortcuts.h are in force, and why not the others
 };
 
 class MovingListener;

@@ -180,6 +180,7 @@ class SourceMove {
   std::unique_ptr<network::PacketHold> hold_;
   std::optional<ShutNetwork> shut_;  // from the freeze to the end of the tasks
   std::optional<criu::DumpSession> dump_;
+  criu::DumpTimes dump_times_;
   bool frozen_ = false;
   std::unique_ptr<DecisionRegister> decisions_;          // from the reservation on
   std::unique_ptr<arbiter::SourceHold> source_hold_;     // with an arbiter: from before Restore until the end

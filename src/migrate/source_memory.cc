@@ -151,20 +151,6 @@ Result<> SourceMove::wait_armed() {
   return arm_outcome_;
 }
 
-namespace {
-
-// Installed in lib/transship; in a build tree it is with the programs.
-std::string criu_preload(const std::filesystem::path& runtime) {
-  constexpr const char* kName = "libtransship-criu.so";
-  for (const auto& path : {runtime.parent_path() / "../lib/transship" / kName, runtime.parent_path() / kName}) {
-    if (::access(path.c_str(), R_OK) == 0) return path.lexically_normal();
-  }
-  TS_LOG_WARN("{} is not installed: the container stands still for some 35 ms longer per GiB of its memory", kName);
-  return {};
-}
-
-}  // namespace
-
 Result<> SourceMove::start_dump() {
   const auto& container = planned_.survey.container;
   TS_TRY_ASSIGN(engine::OciBundle bundle, engine::load_oci_bundle(container.bundle));
@@ -172,7 +158,7 @@ Result<> SourceMove::start_dump() {
   options.criu = services_.settings.criu;
   options.images_dir = directory_ + "/images";
   options.tar = std::filesystem::path(services_.settings.runtime).replace_filename("transship-tar");
-  options.preload = criu_preload(services_.settings.runtime);
+  options.preload = services_.settings.criu_preload;
   options.lock_network = false;                   // shut_
   options.skip_in_flight = request_.new_address;  // they end like all others
   if (live_) {
@@ -192,6 +178,7 @@ void SourceMove::fill_memory(local::Summary& s) const {
   s.set_resident_bytes(planned_.survey.tasks.memory_bytes);
   s.set_dump_method(
       std::string(criu::method_name(live_ ? services_.settings.memory_method.method : criu::MemoryMethod::kFull)));
+  for (auto& name : criu::used_shortcuts(dump_times_.shortcuts)) s.add_dump_shortcuts(std::move(name));
   bool rounds = memory_stats_.rounds > 0;
   s.set_mode(follow_ ? "post-copy" : rounds ? "pre-copy" : "stop-copy");
   s.set_rounds(memory_stats_.rounds);

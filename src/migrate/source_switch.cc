@@ -138,7 +138,7 @@ Result<> SourceMove::freeze_and_dump() {
     });
   else
     images_->start();
-  TS_TRY(dump_->dump(cancel_, Deadline::in(kRoundLimit)));
+  TS_TRY_ASSIGN(dump_times_, dump_->dump(cancel_, Deadline::in(kRoundLimit)));
   reporter_.gap_part("dump");
   return {};
 }

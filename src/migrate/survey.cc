@@ -87,6 +87,7 @@ Result<NodeFacts> Services::node_facts() const {
   const auto& method = settings.memory_method;
   facts.memory_dump = criu::method_name(method.method);
   if (!method.why.empty()) facts.memory_dump += ": " + method.why;
+  facts.dump_shortcuts = settings.dump_shortcuts;
   for (const auto& e : engines) {
     auto version = e->version();
     facts.engines.push_back(version ? *version

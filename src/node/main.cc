@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/thread.h"
+#include "criu/shortcuts.h"
 #include "migrate/cpu_features.h"
 #include "migrate/entry_handover.h"
 #include "migrate/move_table.h"
@@ -140,6 +141,24 @@ Result<criu::MethodFinding> find_memory_method(const Config& config) {
   return finding;
 }
 
+// Installed in lib/transship; in a build tree it is with the programs.
+std::string find_criu_preload(const std::filesystem::path& runtime) {
+  constexpr const char* kName = "libtransship-criu.so";
+  for (const auto& path : {runtime.parent_path() / "../lib/transship" / kName, runtime.parent_path() / kName}) {
+    if (::access(path.c_str(), R_OK) == 0) return path.lexically_normal();
+  }
+  return {};
+}
+
+std::string find_shortcuts(const Config& config, const std::string& library) {
+  auto found = criu::probe_shortcuts(config.criu_program, library, config.run_dir, Deadline::in(kProbeLimit));
+  if (found == criu::kAllShortcuts)
+    TS_LOG_INFO("dump shortcuts={}", found);
+  else
+    TS_LOG_WARN("dump shortcuts={}: containers stand still for up to 35 ms longer per GiB of their memory", found);
+  return found;
+}
+
 // The one of the tunnel comes when there is one: see serve().
 Result<std::unique_ptr<network::CutoverDriver>> make_cutover(const Config& config) {
   std::vector<std::string> command;
@@ -176,6 +195,8 @@ Result<std::unique_ptr<migrate::Services>> make_services(const Config& config) {
   TS_TRY(sys::make_dirs(config.run_dir));
   auto settings = to_settings(config);
   TS_TRY_ASSIGN(settings.memory_method, find_memory_method(config));
+  settings.criu_preload = find_criu_preload(config.runtime);
+  settings.dump_shortcuts = find_shortcuts(config, settings.criu_preload);
   TS_TRY_ASSIGN(auto identity, wire::Identity::load_or_create(config.state_dir));
   TS_TRY_ASSIGN(auto store, state::open_sqlite_store(config.state_dir + "/transship.db"));
   TS_TRY_ASSIGN(auto engines, make_engines(config));

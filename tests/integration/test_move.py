@@ -1,7 +1,9 @@
 """Moves that succeed, on real Podman, CRIU and Redis."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from demokit.runc_subject import RuncRedis
 from demokit.subject import PodmanRedis
 from labkit.errors import LabError
 from moving import DONE, Scene, move
+from test_move_fails import restart_daemon
 
 
 # What TCP leaves of an Ethernet link's rate: 1448 of 1514 bytes, less acknowledgements.
@@ -104,6 +107,33 @@ def test_gap_is_the_transfer_and_a_bit(scene):
     finally:
         for host in ("aws", "azure"):
             s.lab.clear_shape(host)
+
+
+def test_criu_has_its_shortcuts(scene):
+    """Without them a container stands still for longer, and nothing else tells."""
+    s = scene(mib=16, clients=1)
+    aws, azure = s.lab.host("aws"), s.lab.host("azure")
+    says = json.loads(aws.run(["transship", "node", "info", "--json"]).stdout)["dump_shortcuts"]
+    release = os.uname().release.split(".")
+    if Path("/sys/kernel/btf/vmlinux").exists() and (int(release[0]), int(release[1].split("-")[0])) >= (6, 11):
+        assert says == "mappings, scans"
+    outcome = move(aws, "redis", "azure")
+    assert outcome.code == DONE
+    assert all(name in says for name in outcome.summary["dump_shortcuts"])
+    if says == "mappings, scans":
+        assert outcome.summary["dump_shortcuts"] == ["mappings", "scans"]
+    # Taken away, it is said, and moves go on.
+    library = "/usr/lib/transship/libtransship-criu.so"
+    azure.run(["mv", library, library + ".away"])
+    try:
+        restart_daemon(azure)
+        info = json.loads(azure.run(["transship", "node", "info", "--json"]).stdout)
+        assert info["dump_shortcuts"] == "none: libtransship-criu.so is not installed"
+        outcome = move(azure, "redis", "aws")
+        assert outcome.code == DONE and outcome.summary["dump_shortcuts"] == []
+    finally:
+        azure.run(["mv", library + ".away", library])
+        restart_daemon(azure)
 
 
 def test_the_image_comes_from_the_source_when_no_registry_has_it(moving_lab):

@@ -4,7 +4,7 @@ from .base import System
 from .criu_lazy import CriuLazy
 from .podman import PodmanArchive
 from .runc_rsync import RuncRsync
-from .transship import Transship
+from .transship import Transship, TransshipByEtcd
 
 __all__ = ["System", "chosen"]
 
@@ -19,4 +19,6 @@ def chosen(lab, options, can_choose_mode: bool) -> list[System]:
     ours = [Transship(lab, options.engine, mode) for mode in options.modes]
     if ours and not can_choose_mode:
         ours = [Transship(lab, options.engine, None)]
+    if options.arbiter == "etcd":
+        ours += [TransshipByEtcd(lab, options.engine, mode) for mode in options.modes if can_choose_mode]
     return ours + [system for name in options.against for system in peers[name]]

@@ -42,5 +42,21 @@ class Transship(System):
         return summary["gap_parts_ms"]
 
 
+class TransshipByEtcd(Transship):
+    """The same, and three nodes of etcd decide. They write to memory: no disk of theirs is in the figures."""
+
+    name = "transship+etcd"
+
+    def prepare(self) -> None:
+        self.lab.start_etcd()
+        self.lab.use_arbiter()
+
+    def clean_up(self) -> None:
+        try:
+            self.lab.use_no_arbiter()
+        finally:
+            self.lab.stop_etcd()
+
+
 def can_choose_mode(host) -> bool:
     return "--mode" in host.run(["transship", "move", "--help"]).stdout

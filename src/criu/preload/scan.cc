@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,10 +18,8 @@
 #include <cstdlib>
 #include <cstring>
 
-// For the test.
-extern "C" {
-unsigned long transship_scans_narrowed = 0;
-}
+#include "criu/preload/report.h"
+#include "criu/preload/scan.h"
 
 namespace {
 
@@ -81,7 +80,7 @@ int narrow_scan(int fd, pm_scan_arg* scan) {
   bool narrow = private_anonymous(fd, scan->start, scan->end);
   errno = before;
   if (!narrow) return do_ioctl(fd, PAGEMAP_SCAN, scan);
-  ++transship_scans_narrowed;
+  ++transship::criu_preload::report().scans;
   pm_scan_arg ours = *scan;
   ours.category_mask &= ~kFile;
   ours.category_inverted &= ~kFile;
@@ -91,6 +90,25 @@ int narrow_scan(int fd, pm_scan_arg* scan) {
 }
 
 }  // namespace
+
+namespace transship::criu_preload {
+
+// With a page of our own, as CRIU asks for those of others.
+bool can_narrow_scans() {
+  constexpr unsigned long kPage = 4096;
+  void* page = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return false;
+  char path[64];
+  (void)std::snprintf(path, sizeof path, "/proc/%d/pagemap", static_cast<int>(::getpid()));
+  int pagemap = ::open(path, O_RDONLY | O_CLOEXEC);
+  auto start = reinterpret_cast<unsigned long>(page);
+  bool can = pagemap >= 0 && private_anonymous(pagemap, start, start + kPage);
+  if (pagemap >= 0) (void)::close(pagemap);
+  (void)::munmap(page, kPage);
+  return can;
+}
+
+}  // namespace transship::criu_preload
 
 extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
   va_list list;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "criu/preload/report.h"
 
 namespace transship::criu {
 namespace {
@@ -36,8 +37,9 @@ class ScanPreload : public testing::Test {
     library_ = ::dlopen(TS_CRIU_PRELOAD, RTLD_NOW | RTLD_LOCAL);
     ASSERT_NE(library_, nullptr) << ::dlerror();
     theirs_ = reinterpret_cast<Ioctl>(::dlsym(library_, "ioctl"));
-    narrowed_ = static_cast<unsigned long*>(::dlsym(library_, "transship_scans_narrowed"));
-    ASSERT_TRUE(theirs_ != nullptr && narrowed_ != nullptr);
+    auto* report = static_cast<criu_preload::Report**>(::dlsym(library_, "transship_criu_report"));
+    ASSERT_TRUE(theirs_ != nullptr && report != nullptr);
+    report_ = *report;
     auto fd = open_file("/proc/self/pagemap", O_RDONLY);
     ASSERT_TRUE(fd) << fd.error().message();
     pagemap_ = std::move(*fd);
@@ -93,7 +95,7 @@ class ScanPreload : public testing::Test {
 
   void* library_ = nullptr;
   Ioctl theirs_ = nullptr;
-  unsigned long* narrowed_ = nullptr;
+  criu_preload::Report* report_ = nullptr;
   Fd pagemap_;
   void* memory_ = MAP_FAILED;
 };
@@ -105,7 +107,7 @@ TEST_F(ScanPreload, PrivateAnonymousMemoryIsToldAsEver) {
   auto expected = ask(false);
   ASSERT_GT(expected.result, 100);
   EXPECT_EQ(ask(true), expected);
-  EXPECT_EQ(*narrowed_, kernel_tells_mappings() ? 1U : 0U);
+  EXPECT_EQ(report_->scans, kernel_tells_mappings() ? 1U : 0U);
 }
 
 TEST_F(ScanPreload, SharedMemoryIsNotTakenForPrivate) {
@@ -113,7 +115,7 @@ TEST_F(ScanPreload, SharedMemoryIsNotTakenForPrivate) {
   auto expected = ask(false);
   EXPECT_EQ(expected.result, 0);
   EXPECT_EQ(ask(true), expected);
-  EXPECT_EQ(*narrowed_, 0U);
+  EXPECT_EQ(report_->scans, 0U);
 }
 
 TEST_F(ScanPreload, PagesOfFilesStayOut) {
@@ -125,13 +127,13 @@ TEST_F(ScanPreload, PagesOfFilesStayOut) {
   auto expected = ask(false);
   ASSERT_GT(expected.result, 100);
   EXPECT_EQ(ask(true), expected);
-  EXPECT_EQ(*narrowed_, 0U);
+  EXPECT_EQ(report_->scans, 0U);
 }
 
 TEST_F(ScanPreload, SmallScansAreLeftAlone) {
   use(map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
   EXPECT_EQ(ask(true, 64 * kPage), ask(false, 64 * kPage));
-  EXPECT_EQ(*narrowed_, 0U);
+  EXPECT_EQ(report_->scans, 0U);
 }
 
 TEST_F(ScanPreload, SeveralMappingsAreLeftAlone) {
@@ -140,7 +142,7 @@ TEST_F(ScanPreload, SeveralMappingsAreLeftAlone) {
   ASSERT_EQ(::mprotect(at + kSize / 2, kPage, PROT_READ), 0);
   auto expected = ask(false);
   EXPECT_EQ(ask(true), expected);
-  EXPECT_EQ(*narrowed_, 0U);
+  EXPECT_EQ(report_->scans, 0U);
 }
 
 TEST_F(ScanPreload, ErrorsAndOtherRequestsPassThrough) {

@@ -16,15 +16,13 @@
 #include <cstring>
 
 #include "criu/preload/mapping_flags.h"
-
-// For the test.
-extern "C" {
-unsigned long transship_smaps_made = 0;
-}
+#include "criu/preload/report.h"
+#include "criu/preload/scan.h"
 
 namespace {
 
 using transship::criu_preload::kLayoutVariable;
+using transship::criu_preload::report;
 
 bool ready = false;
 
@@ -62,7 +60,7 @@ int on_open(int dir, const char* path, int flags, mode_t mode) {
   int made = open_smaps(dir);
   errno = before;
   if (made < 0) return do_openat(dir, path, flags, mode);
-  ++transship_smaps_made;
+  ++report().mappings;
   return made;
 }
 
@@ -73,7 +71,10 @@ mode_t mode_of(int flags, va_list list) {
 
 // Not for the programs that CRIU starts.
 __attribute__((constructor)) void prepare() {
+  transship::criu_preload::open_report();
   ready = transship::criu_preload::prepare_mapping_flags(::getenv(kLayoutVariable));
+  report().can_mappings = ready ? 1 : 0;
+  report().can_scans = transship::criu_preload::can_narrow_scans() ? 1 : 0;
   (void)::unsetenv(kLayoutVariable);
 }
 

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "criu/mapping_layout.h"
 #include "criu/preload/mapping_flags.h"
+#include "criu/preload/report.h"
 #include "sys/file.h"
 
 namespace transship::criu {
@@ -59,8 +60,9 @@ class SmapsPreload : public testing::Test {
     ASSERT_NE(library_, nullptr) << ::dlerror();
     EXPECT_EQ(::getenv(criu_preload::kLayoutVariable), nullptr) << "programs that CRIU starts would load it too";
     open_ = reinterpret_cast<OpenAt>(::dlsym(library_, "openat64"));
-    made_ = static_cast<unsigned long*>(::dlsym(library_, "transship_smaps_made"));
-    ASSERT_TRUE(open_ != nullptr && made_ != nullptr);
+    auto* report = static_cast<criu_preload::Report**>(::dlsym(library_, "transship_criu_report"));
+    ASSERT_TRUE(open_ != nullptr && report != nullptr);
+    report_ = *report;
   }
   // A process with mappings of many kinds, which stands still.
   void start_child() {
@@ -92,7 +94,7 @@ class SmapsPreload : public testing::Test {
   }
   void* library_ = nullptr;
   OpenAt open_ = nullptr;
-  unsigned long* made_ = nullptr;
+  criu_preload::Report* report_ = nullptr;
   pid_t child_ = -1;
   Fd process_;
 };
@@ -101,7 +103,7 @@ TEST_F(SmapsPreload, TellsWhatTheKernelTells) {
   start_child();
   Fd ours(open_(process_.get(), "smaps", O_RDONLY));
   ASSERT_TRUE(ours.valid());
-  ASSERT_EQ(*made_, 1U) << "it did not try, or did not trust itself";
+  ASSERT_EQ(report_->mappings, 1U) << "it did not try, or did not trust itself";
   auto theirs = sys::read_file(fmt::format("/proc/{}/smaps", child_));
   ASSERT_TRUE(theirs);
   EXPECT_EQ(read_open(ours.get()), reduced(*theirs));
@@ -115,7 +117,7 @@ TEST_F(SmapsPreload, OtherFilesAreOpenedAsEver) {
   errno = 0;
   EXPECT_EQ(open_(process_.get(), "no such file", O_RDONLY), -1);
   EXPECT_EQ(errno, ENOENT);
-  EXPECT_EQ(*made_, 0U);
+  EXPECT_EQ(report_->mappings, 0U);
 }
 
 TEST_F(SmapsPreload, ASmapsThatIsNoProcesssIsOpenedAsEver) {
@@ -146,7 +148,9 @@ TEST(SmapsPreloadWithout, AWrongLayoutIsFoundOut) {
     ASSERT_TRUE(dir);
     Fd real(open(dir->get(), "smaps", O_RDONLY));
     EXPECT_TRUE(read_open(real.get()).contains("Rss:")) << wrong;
-    EXPECT_EQ(*static_cast<unsigned long*>(::dlsym(library, "transship_smaps_made")), 0U);
+    const auto& report = **static_cast<criu_preload::Report**>(::dlsym(library, "transship_criu_report"));
+    EXPECT_EQ(report.can_mappings, 0U) << wrong;
+    EXPECT_EQ(report.mappings, 0U) << wrong;
     ::dlclose(library);
   }
 }
