@@ -162,7 +162,9 @@ def find_copy(stage: Stage, outcome: Outcome) -> Host | None:
 
 
 def pager_died(outcome: Outcome) -> bool:
-    """That may be the end of the container, if no other pager can go on: docs/failure-model.md."""
+    """That may be the end of the container, if no other pager can go on: docs/failure-model.md. By itself it is not."""
+    if len(outcome.draw.faults) == 1:
+        return False
     return any(f.kind == "program" and f.what == "pager" or f.kind == "point" and f.what.startswith("pager.") and "die" in f.what
                for f in outcome.draw.faults)
 

@@ -5,12 +5,13 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 
 namespace transship::memory {
 namespace {
 
-constexpr uint64_t kMagic = 0x3164726f63655254;  // "TRecord1"
+constexpr uint64_t kMagic = 0x3264726f63655254;  // "TRecord2"
 constexpr uint32_t kBatches = 256;
 constexpr uint32_t kLogIsLong = kBatches * 3 / 4;
 // 2.7 million pieces; takes no memory until it is used.
@@ -54,6 +55,7 @@ struct FillRecorder::Shared {
   uint64_t magic;
   std::atomic<uint32_t> current;  // 0: none; else the slot that counts, plus 1
   std::atomic<uint32_t> given_up;
+  std::atomic<uint32_t> too_long;  // a snapshot did not fit
   std::array<Slot, 2> slots;
   std::array<Log, 2> logs;
 
@@ -166,7 +168,10 @@ void FillRecorder::add(uint64_t index, SpaceId space, bool forked, bool done, co
 }
 
 void FillRecorder::commit() {
-  if (words_ > kSlotWords) return shared_->current.store(0, std::memory_order_release);
+  if (words_ > kSlotWords) {
+    shared_->too_long.store(1);
+    return shared_->current.store(0, std::memory_order_release);
+  }
   shared_->slots[writing_].words = words_;
   auto& log = shared_->logs[writing_];
   log.used.store(0, std::memory_order_relaxed);
@@ -293,6 +298,17 @@ struct Unmap {
 
 }  // namespace
 
+RecordState fill_record_state(int fd) {
+  using Shared = FillRecorder::Shared;
+  auto number = [fd](size_t offset) -> uint32_t {
+    uint32_t value = 0;
+    auto n = retry_eintr([&] { return ::pread(fd, &value, sizeof value, static_cast<off_t>(offset)); });
+    return n == sizeof value ? value : 0;
+  };
+  if (number(offsetof(Shared, given_up)) != 0 || number(offsetof(Shared, too_long)) != 0) return RecordState::kNoMore;
+  return number(offsetof(Shared, current)) != 0 ? RecordState::kThere : RecordState::kNone;
+}
+
 Result<FillRecord> read_fill_record(int fd) {
   using Shared = FillRecorder::Shared;
   struct stat st{};
@@ -307,7 +323,8 @@ Result<FillRecord> read_fill_record(int fd) {
   if (shared.magic != kMagic) return broken("it is of another version");
   if (shared.given_up.load() != 0) return fail(Errc::kUnavailable, "something was wrong before");
   auto current = shared.current.load(std::memory_order_acquire);
-  if (current == 0) return fail(Errc::kUnavailable, "the restore was not complete, or has too many pieces");
+  if (shared.too_long.load() != 0) return fail(Errc::kUnavailable, "its memory is in too many pieces");
+  if (current == 0) return fail(Errc::kUnavailable, "the restore was not complete");
   if (current > 2) return broken("its slot");
   const auto& slot = shared.slots[current - 1];
   if (slot.words > kSlotWords) return broken("its length");

@@ -43,6 +43,13 @@ struct FillRecord {
 
 // Of a pager that is dead. kUnavailable: it had none, or has given it up; kCorrupt.
 Result<FillRecord> read_fill_record(int fd);
+// Of one that may still live.
+enum class RecordState : uint8_t {
+  kNone,    // it has not heard yet that CRIU is through
+  kThere,   // another one can go on from it
+  kNoMore,  // none ever can: it was given up, or has too many pieces
+};
+RecordState fill_record_state(int fd);
 // kUnavailable: a process that is not done has no descriptor among those of the tasks `there`. It was forked when the
 // pager died: its descriptor died with it. Descriptors of tasks that are not in the record are of some that were done.
 Result<> check_descriptors(const FillRecord& record, const std::set<uint64_t>& there);
@@ -84,6 +91,7 @@ class FillRecorder {
   void put(uint64_t word);
   Batch* next_batch(uint64_t task);
   friend Result<FillRecord> read_fill_record(int fd);
+  friend RecordState fill_record_state(int fd);
 
   Fd fd_;
   Shared* shared_ = nullptr;

@@ -75,6 +75,7 @@ FillRecord read(const FillRecorder& r) {
 
 TEST(FillRecord, WhatIsWrittenIsRead) {
   auto r = recorder();
+  EXPECT_EQ(fill_record_state(r->fd()), RecordState::kNone);
   EXPECT_EQ(read_fill_record(r->fd()).error().code(), Errc::kUnavailable);
   std::vector<PageRange> none;
   r->begin(9, 2, 2);
@@ -83,6 +84,7 @@ TEST(FillRecord, WhatIsWrittenIsRead) {
   r->add(3, kSpace, false, true, map_of({{kHeap, 4096, kHeap}}));
   r->add(8, kSpace, true, false, map_of({{kHeap + kMib, 8192, kHeap + 4096}}));
   r->commit();
+  EXPECT_EQ(fill_record_state(r->fd()), RecordState::kThere);
   auto record = read(*r);
   EXPECT_EQ(record.next_index, 9);
   ASSERT_EQ(record.spaces.size(), 2);
@@ -184,6 +186,7 @@ TEST(FillRecord, WhatIsWrongIsGivenUp) {
   auto r = recorder();
   write_one(*r);
   r->give_up();
+  EXPECT_EQ(fill_record_state(r->fd()), RecordState::kNoMore);
   EXPECT_EQ(read_fill_record(r->fd()).error().code(), Errc::kUnavailable);
 }
 
@@ -195,6 +198,7 @@ TEST(FillRecord, WhatDoesNotFitIsNoRecord) {
   r->begin(2, 1, 0);
   r->add(kSpace, true, false, many);
   r->commit();
+  EXPECT_EQ(fill_record_state(r->fd()), RecordState::kNoMore);
   EXPECT_EQ(read_fill_record(r->fd()).error().code(), Errc::kUnavailable);
   EXPECT_FALSE(r->room(1).empty());  // it goes on
 }

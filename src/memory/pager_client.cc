@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "memory/fill_record.h"
 #include "memory/pager_link.h"
 #include "sys/file.h"
 #include "sys/process.h"
@@ -20,6 +21,7 @@ constexpr milliseconds kSuccessionLimit{20'000};
 // A pager that is killed again and again is killed by what it does.
 constexpr size_t kMostSuccessors = 3;
 constexpr milliseconds kSuccessorsCount{10'000};
+constexpr milliseconds kLookAgain{1};
 
 Result<Fd> make_eventfd() {
   Fd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -52,6 +54,7 @@ struct PagerClient::State {
   void lost(Error error);
   void finished(const std::string& result);
   Result<> end_result();
+  bool has_ended();
   Result<> abort(Deadline deadline);
 
   const std::string dir;
@@ -363,11 +366,33 @@ PagerProgress PagerClient::progress() const {
           .wait_max = c.waits.quantile(1)};
 }
 
+bool PagerClient::State::has_ended() {
+  MutexLock lock(mutex);
+  return end.has_value();
+}
+
 Result<> PagerClient::State::end_result() {
   MutexLock lock(mutex);
   if (trouble) return std::unexpected(*trouble);
   if (end && *end != "filled") return fail(Errc::kUnavailable, "the pager {} ended: {}", current->pid, *end);
   return {};
+}
+
+Result<> PagerClient::wait_replaceable(Deadline deadline, const Cancel& cancel) {
+  while (true) {
+    TS_TRY(state_->end_result());
+    if (state_->has_ended()) return {};
+    switch (fill_record_state(state_->link()->record.get())) {
+      case RecordState::kThere: return {};
+      // No other could go on, and it does. One that is dead is heard of in a moment.
+      case RecordState::kNoMore:
+        if (pager_runs(state_->dir)) return {};
+        break;
+      case RecordState::kNone: break;
+    }
+    if (deadline.passed()) return fail(Errc::kTimeout, "the pager {} has not heard from CRIU in time", pid());
+    TS_TRY(sleep_for(kLookAgain, cancel));
+  }
 }
 
 Result<> PagerClient::wait_done(Deadline deadline, const Cancel& cancel) {

@@ -79,6 +79,9 @@ class PagerClient {
   Result<> seal(Deadline deadline);
 
   PagerProgress progress() const;
+  // CRIU is through, and from here on another pager can take this one's place: who says that the container can run has
+  // to know that first. An error: it died before, or the deadline passed.
+  Result<> wait_replaceable(Deadline deadline, const Cancel& cancel);
   // Until every process has its memory. kTimeout, kCancelled: it goes on. Otherwise see on_trouble.
   Result<> wait_done(Deadline deadline, const Cancel& cancel);
   // The pager ends without filling. Only when the container never ran, or has been killed.

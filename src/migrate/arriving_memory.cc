@@ -349,6 +349,10 @@ void ArrivingMemory::wait_source_told(Deadline deadline, const Cancel& cancel) {
     changed_.wait_for(mu_, std::min(deadline.remaining(), kLookAgain));
 }
 
+Result<> ArrivingMemory::wait_replaceable(const Cancel& cancel) {
+  return pager_ ? pager_->wait_replaceable(Deadline::in(kPagerLimit), cancel) : Result<>{};
+}
+
 Result<> ArrivingMemory::wait_filled(Deadline deadline, const Cancel& cancel) {
   if (!pager_) return {};
   // CRIU has restored those; giving their memory back takes time that was better spent after the switch.

@@ -60,6 +60,8 @@ class ArrivingMemory {
   Result<std::vector<std::string>> prepare(const std::string& images_dir, bool post_copy);
   // For the source's FillRequest: waits until there is something to say.
   Result<peer::FillState> fill_state(const peer::FillRequest& request);
+  // After the restore, before anybody is told of it: whatever happens to the pager from here on, the container can run.
+  Result<> wait_replaceable(const Cancel& cancel);
   // Every page is in the restored processes and the pager has ended.
   Result<> wait_filled(Deadline deadline, const Cancel& cancel);
   // Post-copy: until the source has been answered that all is there; it keeps its frozen processes until then.

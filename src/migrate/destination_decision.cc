@@ -81,6 +81,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   parked_container_ = std::move(*parked);
   breakpoints_.reset();
   TS_TRY(parked_container_->verify());
+  if (memory_) TS_TRY_CTX(memory_->wait_replaceable(cancel_), "memory");
   TS_TRY(check_tasks_confined());
   installing.join();
   TS_TRY(installed);

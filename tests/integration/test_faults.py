@@ -76,6 +76,9 @@ SINGLE = {
     "hook_fails_after_the_commit": ("stop-copy", "committed", [at("destination.commit", "hook", "destination", seconds=2.0)]),
     "runc_is_killed_in_the_restore": ("auto", "rolled-back", [at("runtime.restore", "program", "destination", "runc")]),
     "monitor_is_dead_before_the_move": ("stop-copy", "committed", [Fault("program", "source", "conmon")]),
+    # The destination must not say that the container can run before another pager could take over.
+    "pager_is_killed_when_the_restore_is_through": ("post-copy", "committed", [
+        Fault("point", "destination", "pager.restored stall 1000"), at("destination.restore.before-save", "program", "destination", "pager")]),
     "engine_is_killed_while_it_creates": ("auto", "either", [at("destination.prepare", "engine", "destination", "own KILL")]),
 }
 
