@@ -20,6 +20,7 @@
 #include "gate/criu_role.h"
 #include "gate/protocol.h"
 #include "gate/standard_streams.h"
+#include "sys/cgroup.h"
 #include "sys/file.h"
 #include "sys/process.h"
 #include "sys/search_path.h"
@@ -252,6 +253,8 @@ void GatedCreate::forget_container() {
   command.argv.insert(command.argv.end(), {"delete", "--force", line_.id});
   command.deadline = Deadline::in(kRuncEnds);
   (void)sys::run(command);
+  // Of one that had written nothing down yet it knows nothing.
+  if (auto bundle = engine::load_oci_bundle(line_.bundle)) sys::remove_empty_cgroup(bundle->cgroups_path);
 }
 
 // Adds what CRIU and runc wrote down; not where it was us who ended them.

@@ -1,6 +1,7 @@
 #include "sys/cgroup.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -18,6 +19,16 @@ Result<std::string> cgroup2_mount(const std::string& mountinfo) {
     if (dash != std::string::npos && fields.size() > 5) return fields[4];
   }
   return fail(Errc::kKernelFeatureMissing, "no cgroup2 file system is mounted on this host");
+}
+
+void remove_empty_cgroup(const std::string& path, const std::string& mountinfo) {
+  auto text = read_file(mountinfo);
+  if (!text || path.size() < 2 || !path.starts_with('/') || path.contains("..")) return;
+  for (const auto& line : split(*text, '\n')) {
+    auto fields = split(line, ' ');
+    if (fields.size() > 5 && (line.contains(" - cgroup2 ") || line.contains(" - cgroup ")))
+      (void)::rmdir((fields[4] + path).c_str());
+  }
 }
 
 Result<Cgroup> Cgroup::of_process(pid_t pid) {

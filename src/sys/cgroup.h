@@ -40,4 +40,8 @@ class Cgroup {
 // Where cgroup2 is mounted on this host, as in /proc/self/mountinfo. kKernelFeatureMissing when nowhere.
 Result<std::string> cgroup2_mount(const std::string& mountinfo = "/proc/self/mountinfo");
 
+// Removes `path` ("/parent/name", as OCI's cgroupsPath has it) from each hierarchy that is mounted here. Where it has
+// tasks, or others below it, it stays; so do paths of other kinds, which a service manager cares for.
+void remove_empty_cgroup(const std::string& path, const std::string& mountinfo = "/proc/self/mountinfo");
+
 }  // namespace transship::sys

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 
 #include "base/text.h"
 #include "sys/file.h"
@@ -69,6 +70,23 @@ TEST_F(CgroupTest, WaitingAsksForNothing) {
   ASSERT_FALSE(r);
   EXPECT_EQ(r.error().code(), Errc::kTimeout);
   EXPECT_EQ(trim(*read_file(path_ + "/cgroup.freeze")), "0");
+}
+
+TEST_F(CgroupTest, OnlyAnEmptyOneIsRemoved) {
+  auto name = "/" + std::filesystem::path(path_).filename().string();
+  remove_empty_cgroup(name);
+  EXPECT_TRUE(std::filesystem::exists(path_)) << "it has tasks";
+  ASSERT_EQ(::mkdir((path_ + "/below").c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir((path_ + "/below/more").c_str(), 0755), 0);
+  remove_empty_cgroup(name + "/below");
+  EXPECT_TRUE(std::filesystem::exists(path_ + "/below")) << "it has others below it";
+  for (const auto& other :
+       {name + "/below/../below/more", "system.slice:libpod" + name, std::string("/"), std::string()})
+    remove_empty_cgroup(other);
+  EXPECT_TRUE(std::filesystem::exists(path_ + "/below/more"));
+  remove_empty_cgroup(name + "/below/more");
+  remove_empty_cgroup(name + "/below");
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/below"));
 }
 
 }  // namespace
