@@ -208,8 +208,9 @@ TEST(FillRecord, WhatDoesNotFitIsNoRecord) {
 TEST(FillRecord, AnyOtherByteIsRefused) {
   auto r = recorder();
   write_one(*r);
-  // The snapshot's words are the only ones that are not in the locked head.
-  auto end = ::lseek(r->fd(), 0, SEEK_HOLE);
+  // The snapshot's words are the only ones behind the head. (AddressSanitizer lets nobody lock the head into memory.)
+  off_t end = 0;
+  for (off_t data = 0; data >= 0; data = ::lseek(r->fd(), end, SEEK_DATA)) end = ::lseek(r->fd(), data, SEEK_HOLE);
   uint64_t at = static_cast<uint64_t>(end) - 4096;
   constexpr size_t kWords = 3 + 3 + 2 * 2 + 4 + 2 * 3;
   for (size_t i = 0; i < kWords * 8; ++i) {
