@@ -21,7 +21,8 @@ PREFIX = "test-"  # then the pid of the test run
 ALONE = {"test_lab", "test_lab_network", "test_what_does_not_converge_is_slowed_down_and_then_given_up",
          "test_gap_with_and_without_etcd"}
 # What takes about as long as all the rest.
-SECOND_HALF = {"test_arbiter", "test_daemon_killed", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails", "test_shared_memory"}
+SECOND_HALF = {"test_arbiter", "test_daemon_killed", "test_faults", "test_memory_churn", "test_memory_modes", "test_move", "test_move_fails",
+               "test_shared_memory"}
 
 
 def pytest_addoption(parser):

@@ -15,9 +15,8 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
+#include "criu/preload/process_of.h"
 #include "criu/preload/report.h"
 #include "criu/preload/scan.h"
 
@@ -32,26 +31,16 @@ int do_ioctl(int fd, unsigned long request, void* argument) {
 
 // /proc/PID/maps of the process that `pagemap` is of; -1: not to be told.
 int open_maps(int pagemap) {
-  char name[64], target[256], path[64];
-  (void)std::snprintf(name, sizeof name, "/proc/self/fd/%d", pagemap);
-  auto length = ::readlink(name, target, sizeof target - 1);
-  if (length <= 0) return -1;
-  target[length] = '\0';
-  char* file = std::strrchr(target, '/');
-  if (file == nullptr || std::strcmp(file, "/pagemap") != 0) return -1;
-  *file = '\0';
-  const char* last = std::strrchr(target, '/');
-  if (last == nullptr) return -1;
-  char* end = nullptr;
-  auto pid = std::strtoul(last + 1, &end, 10);
-  if (pid == 0 || *end != '\0') return -1;
+  int pid = transship::criu_preload::process_of(pagemap, "pagemap");
+  if (pid == 0) return -1;
+  char path[64];
   // Its /proc may be of another namespace than the one we see.
-  (void)std::snprintf(path, sizeof path, "/proc/%lu/pagemap", pid);
+  (void)std::snprintf(path, sizeof path, "/proc/%d/pagemap", pid);
   struct stat theirs{}, ours{};
   if (::fstat(pagemap, &theirs) < 0 || ::stat(path, &ours) < 0 || theirs.st_ino != ours.st_ino ||
       theirs.st_dev != ours.st_dev)
     return -1;
-  (void)std::snprintf(path, sizeof path, "/proc/%lu/maps", pid);
+  (void)std::snprintf(path, sizeof path, "/proc/%d/maps", pid);
   return ::open(path, O_RDONLY | O_CLOEXEC);
 }
 

@@ -11,17 +11,18 @@
 
 #include <cerrno>
 #include <cstdarg>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "criu/preload/mapping_flags.h"
+#include "criu/preload/process_of.h"
 #include "criu/preload/report.h"
 #include "criu/preload/scan.h"
 
 namespace {
 
 using transship::criu_preload::kLayoutVariable;
+using transship::criu_preload::process_of;
 using transship::criu_preload::report;
 
 bool ready = false;
@@ -30,21 +31,8 @@ int do_openat(int dir, const char* path, int flags, mode_t mode) {
   return static_cast<int>(::syscall(SYS_openat, dir, path, flags, mode));
 }
 
-// Of /proc/PID; 0: it is something else.
-int process_of(int dir) {
-  char name[64], target[256];
-  (void)std::snprintf(name, sizeof name, "/proc/self/fd/%d", dir);
-  auto length = ::readlink(name, target, sizeof target - 1);
-  if (length <= 0) return 0;
-  target[length] = '\0';
-  const char* last = std::strrchr(target, '/');
-  char* end = nullptr;
-  auto pid = last == nullptr ? 0 : std::strtol(last + 1, &end, 10);
-  return pid > 0 && *end == '\0' ? static_cast<int>(pid) : 0;
-}
-
 int open_smaps(int dir) {
-  int pid = process_of(dir);
+  int pid = process_of(dir, nullptr);
   if (pid == 0) return -1;
   // The mappings that are told must be those of this file: no other process is mistaken for it.
   int maps = do_openat(dir, "maps", O_RDONLY | O_CLOEXEC, 0);
