@@ -230,12 +230,16 @@ struct Parser {
             "A container that waits for a node's decision stands still, and loses nothing. Do this only when that\n"
             "node will not answer any more. The wrong decision loses the container, or runs it twice: what may\n"
             "happen is said first, with the other node's last word, and has to be confirmed.\n\n"
+            "With an arbiter whoever is first there has decided, and that holds. Is the arbiter itself gone for good,\n"
+            "say the same on both nodes, with --without-arbiter; while it answers that is refused.\n\n"
             "Examples:\n  transship resolve 1f6c0a --commit\n  transship resolve 1f6c0a --abort --yes\n");
     add_id(resolve);
     auto* how = resolve->add_option_group("decision", "One of these");
     how->add_flag("--commit", a.commit, "On the destination: it runs here. On the source: it is the destination's");
     how->add_flag("--abort", "On the destination: it does not run here. On the source: it runs here again");
     how->require_option(1);
+    resolve->add_flag("--without-arbiter", a.without_arbiter,
+                      "The arbiter of the move is gone for good: do not ask it");
     resolve->add_flag("--yes", a.yes, "Do not ask");
     add_json(resolve, a);
     commands.emplace_back(resolve, Command::kResolve);

@@ -45,6 +45,7 @@ struct Arguments {
   bool new_ip = false;
   bool detach = false;
   bool commit = false;  // else abort
+  bool without_arbiter = false;
   bool yes = false;
   bool quiet = false;
   bool verbose = false;

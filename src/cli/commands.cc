@@ -153,6 +153,7 @@ class Runner {
     local::ResolveRequest request;
     request.set_move_id(a_.name);
     request.set_commit(a_.commit);
+    request.set_without_arbiter(a_.without_arbiter);
     auto told = daemon->resolve(request);
     if (!told) return failed(told.error());
     if (!a_.yes) {

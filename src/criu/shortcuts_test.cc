@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <tuple>
 
+#include "base/text.h"
 #include "criu/mapping_layout.h"
 #include "sys/file.h"
 
@@ -55,6 +56,21 @@ TEST_F(ShortcutsTest, ACriuThatIsNotThereIsSaid) {
   auto found = probe_shortcuts("/no/such/criu", TS_CRIU_PRELOAD, dir_, Deadline::in(kLimit));
   EXPECT_TRUE(found.starts_with("none: ")) << found;
   EXPECT_TRUE(found.contains("/no/such/criu")) << found;
+}
+
+// What a program sees that is started with this as its LD_PRELOAD.
+std::string preload_left(const std::string& preload) {
+  auto* pipe = ::popen(fmt::format("LD_PRELOAD={} sh -c 'echo $LD_PRELOAD'", preload).c_str(), "r");
+  char line[4096] = "";
+  if (pipe == nullptr || std::fgets(line, sizeof line, pipe) == nullptr) return "nothing was said";
+  EXPECT_EQ(::pclose(pipe), 0);
+  return std::string(trim(line));
+}
+
+TEST_F(ShortcutsTest, ProgramsThatCriuStartsDoNotGetTheLibrary) {
+  EXPECT_EQ(preload_left(TS_CRIU_PRELOAD), "");
+  // The loader warns of what is not there, and goes on.
+  EXPECT_EQ(preload_left(std::string(TS_CRIU_PRELOAD) + ":/no/such.so"), "/no/such.so");
 }
 
 TEST_F(ShortcutsTest, AReportOfAnotherSizeIsRefused) {

@@ -67,6 +67,22 @@ Result<Decision> DecisionRegister::decide(Decision wanted, Deadline deadline, co
   return arbiter_->decide(move_id_, wanted, deadline, cancel);
 }
 
+Result<Decision> DecisionRegister::decide_by_hand(Decision wanted, bool arbiter_is_gone, Deadline deadline,
+                                                  const Cancel& cancel) {
+  if (!arbiter_is_gone) {
+    auto stands = decide(wanted, deadline, cancel);
+    if (stands || !has_arbiter()) return stands;
+    return std::unexpected(Error(stands.error().code(), stands.error().message())
+                               .with_remedy("bring the arbiter back: the move ends by itself then. If it is gone for "
+                                            "good, say the same on both nodes, with --without-arbiter"));
+  }
+  if (auto answer = decision(deadline, cancel))
+    return std::unexpected(Error(Errc::kRefused, fmt::format("the arbiter of move {} answers", move_id_))
+                               .with_remedy("say it without --without-arbiter"));
+  TS_TRY(keep(wanted));
+  return wanted;
+}
+
 Result<std::optional<Decision>> DecisionRegister::decision(Deadline deadline, const Cancel& cancel) {
   TS_TRY_ASSIGN(auto copy, journal_.decision(move_id_));
   if (copy || !has_arbiter()) return copy;

@@ -35,6 +35,9 @@ class DecisionRegister {
   // Writes, unless something stands already, and says what stands. kOutcomeUnknown (or kCancelled): perhaps it was
   // written. Does not make the copy: see keep().
   Result<Decision> decide(Decision wanted, Deadline deadline, const Cancel& cancel);
+  // An operator's, who is one more who writes. With `arbiter_is_gone`: a copy without an original; kRefused while the
+  // arbiter answers.
+  Result<Decision> decide_by_hand(Decision wanted, bool arbiter_is_gone, Deadline deadline, const Cancel& cancel);
   // What stands; nullopt: nothing yet.
   Result<std::optional<Decision>> decision(Deadline deadline, const Cancel& cancel);
   // A parked destination's (arbiter.h). Without an arbiter there is nothing to be said: nullopt.

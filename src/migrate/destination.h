@@ -100,7 +100,7 @@ class DestinationMove {
   std::string state_text() const;
   Standing standing() const;
   // The operator's word in place of the source's, for a parked container.
-  Result<> resolve(state::Decision decision);
+  Result<> resolve(const OperatorsWord& word);
 
  private:
   using State = DestinationState;

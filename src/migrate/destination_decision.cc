@@ -404,12 +404,14 @@ void DestinationMove::heard(const Result<peer::Decision>& decision) {
 }
 
 // Should this daemon die in the middle, the container is parked still, and the operator says so once more.
-Result<> DestinationMove::resolve(state::Decision decision) {
-  TS_TRY(risk_of(standing(), decision));
+Result<> DestinationMove::resolve(const OperatorsWord& word) {
+  TS_TRY(risk_of(standing(), word));
+  auto decision = word.decision;
   // With an arbiter the operator is one more who writes, and the first one stands.
   auto stands = decision;
   if (decisions_->has_arbiter()) {
-    TS_TRY_ASSIGN(stands, decisions_->decide(decision, Deadline::in(kResolveLimit), end_));
+    TS_TRY_ASSIGN(stands,
+                  decisions_->decide_by_hand(decision, word.without_arbiter, Deadline::in(kResolveLimit), end_));
   }
   TS_LOG_WARN("mig={} role=destination the operator decides: {}{}", id_, state::decision_name(decision),
               stands == decision ? "" : ", and it was decided otherwise");

@@ -250,4 +250,17 @@ Result<std::string> risk_of(const Standing& standing, state::Decision wanted) {
   return standing.source != S::kInvalid ? risk_on_source(standing, wanted) : risk_on_destination(standing, wanted);
 }
 
+Result<std::string> risk_of(const Standing& standing, const OperatorsWord& word) {
+  TS_TRY_ASSIGN(std::string risk, risk_of(standing, word.decision));
+  if (!word.without_arbiter) return risk;
+  if (!standing.arbiter)
+    return std::unexpected(
+        Error(Errc::kInvalidArgument, fmt::format("move {} has no arbiter: its source decides", standing.move_id))
+            .with_remedy("say it without --without-arbiter"));
+  return fmt::format(
+      "{} The arbiter is not asked: it may have decided otherwise already, and {} obeys it, not you, should it answer "
+      "there once more. So say the same on {}, or see to it that {} stays off.",
+      risk, standing.peer, standing.peer, standing.peer);
+}
+
 }  // namespace transship::migrate

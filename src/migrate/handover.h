@@ -83,8 +83,14 @@ struct Standing {
 // One paragraph for the operator: where it stands, who has the container, what is waited for, what can be done. Empty
 // when the move is over and there is nothing to explain.
 std::string explain(const Standing& standing, int64_t now_ms);
+// What an operator decides with `transship resolve`.
+struct OperatorsWord {
+  state::Decision decision = state::Decision::kAbort;
+  bool without_arbiter = false;  // which is gone for good, says the operator
+};
 // What `transship resolve` would do, and what must be so before anybody does it; an error (kRefused, with the reason)
 // when that is not possible in this state.
 Result<std::string> risk_of(const Standing& standing, state::Decision wanted);
+Result<std::string> risk_of(const Standing& standing, const OperatorsWord& word);
 
 }  // namespace transship::migrate

@@ -280,19 +280,21 @@ Result<Standing> MoveTable::standing(const std::string& move_id) const {
   return s;
 }
 
-Result<> MoveTable::resolve(const std::string& move_id, state::Decision decision) {
+Result<> MoveTable::resolve(const std::string& move_id, const OperatorsWord& word) {
   TS_TRY_ASSIGN(Standing now, standing(move_id));
-  TS_TRY(risk_of(now, decision));
+  TS_TRY(risk_of(now, word));
   std::shared_ptr<DestinationMove> arriving;
   {
     MutexLock lock(mu_);
-    if (auto it = resumed_.find(move_id); it != resumed_.end()) return it->second->resolve(decision);
+    if (auto it = resumed_.find(move_id); it != resumed_.end()) return it->second->resolve(word);
     if (auto it = destinations_.find(move_id); it != destinations_.end()) arriving = it->second;
   }
-  if (arriving) return arriving->resolve(decision);
+  if (arriving) return arriving->resolve(word);
   return std::unexpected(
       Error(Errc::kRefused, fmt::format("move {} is still being worked on here, and ends by itself", move_id))
-          .with_remedy(fmt::format("`transship show {}` tells what it waits for", move_id)));
+          .with_remedy(fmt::format("`transship show {}` tells what it waits for. If that is gone for good: restart "
+                                   "transshipd here, nothing is lost by that, and resolve it then",
+                                   move_id)));
 }
 
 void MoveTable::housekeeping() {

@@ -42,7 +42,7 @@ class MoveTable {
   // Of a move that somebody in this daemon works on, or that the journal knows. kNotFound.
   Result<Standing> standing(const std::string& move_id) const;
   // The operator's decision, where nothing else can bring one: see risk_of(). Returns when it was carried out.
-  Result<> resolve(const std::string& move_id, state::Decision decision);
+  Result<> resolve(const std::string& move_id, const OperatorsWord& word);
   Result<peer::Decision> decision(const std::string& move_id, const std::string& peer);
   // A source takes back what it has asked for, as far as that can be: what becomes of it. kNotFound: no such move of
   // that peer's.

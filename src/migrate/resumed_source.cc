@@ -79,13 +79,14 @@ Standing ResumedSource::standing() const {
   return s;
 }
 
-Result<> ResumedSource::resolve(state::Decision decision) {
+Result<> ResumedSource::resolve(const OperatorsWord& word) {
   auto now = standing();
-  TS_TRY(risk_of(now, decision));
+  TS_TRY(risk_of(now, word));
+  auto decision = word.decision;
   // Undecided: what the operator says is one more who writes, and the first one stands.
   auto stands = decision;
   if (now.source == SourceState::kAsked) {
-    TS_TRY_ASSIGN(stands, decisions_.decide(decision, Deadline::in(kResolveLimit), end_));
+    TS_TRY_ASSIGN(stands, decisions_.decide_by_hand(decision, word.without_arbiter, Deadline::in(kResolveLimit), end_));
     TS_TRY(decisions_.keep(stands));
   } else if (now.unconfirmed) {
     // The operator speaks for a destination that cannot.

@@ -35,7 +35,7 @@ class ResumedSource {
   bool ended() const { return ended_; }
   Standing standing() const;
   // The operator decides, where nobody has yet, or ends the waiting for the destination; what is here ends with it.
-  Result<> resolve(state::Decision decision);
+  Result<> resolve(const OperatorsWord& word);
 
  private:
   ResumedSource(Services& services, std::string move_id, journal::Leaving facts, Cancel end, Cancel waiting);

@@ -175,14 +175,15 @@ class NodeService final : public local::Node::Service {
   grpc::Status Resolve(grpc::ServerContext*, const local::ResolveRequest* request,
                        local::ResolveReply* reply) override {
     return answer([&]() -> Result<> {
-      auto decision = request->commit() ? state::Decision::kCommit : state::Decision::kAbort;
+      migrate::OperatorsWord word{request->commit() ? state::Decision::kCommit : state::Decision::kAbort,
+                                  request->without_arbiter()};
       auto standing = moves_.standing(request->move_id());
       if (!standing)
         return std::unexpected(std::move(standing).error().with_remedy("`transship moves` lists the moves"));
       reply->set_explanation(migrate::explain(*standing, unix_ms_now()));
-      TS_TRY_ASSIGN(*reply->mutable_risk(), migrate::risk_of(*standing, decision));
+      TS_TRY_ASSIGN(*reply->mutable_risk(), migrate::risk_of(*standing, word));
       if (!request->confirmed()) return {};
-      TS_TRY(moves_.resolve(request->move_id(), decision));
+      TS_TRY(moves_.resolve(request->move_id(), word));
       reply->set_done(true);
       return {};
     });

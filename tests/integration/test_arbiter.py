@@ -267,6 +267,32 @@ def test_without_a_majority_and_without_the_destination_it_stands_still(far, sce
     at.watch.check_never_two()
 
 
+def test_etcd_is_gone_for_good(far, scene):
+    """What began with it ends by the operator's word, said on both sides."""
+    at = WorstMoment(scene)
+    told = at.azure.run(["transship", "resolve", at.id, "--abort", "--without-arbiter", "--yes"], check=False)
+    assert told.returncode == REFUSED and "answers" in told.stderr, told.stderr
+    kill_etcd(scene.lab, "etcd-2", "etcd-3")
+    kill_daemon(at.aws)
+    at.move.outcome()
+    start_daemon(at.aws)
+    told = at.azure.run(["transship", "resolve", at.id, "--abort", "--yes"], check=False)
+    assert told.returncode != DONE and "--without-arbiter" in told.stderr, told.stderr
+    assert frozen(at.aws) and frozen(at.azure)
+    risk = at.aws.run(["transship", "resolve", at.id, "--abort", "--without-arbiter"], check=False).stderr
+    assert "TWO COPIES" in risk and "say the same on azure" in risk
+    at.azure.run(["transship", "resolve", at.id, "--abort", "--without-arbiter", "--yes"])
+    wait_for("the end of the parked container", lambda: not frozen(at.azure), 10)
+    assert scene.redis.copies(at.azure) == 0
+    at.aws.run(["transship", "resolve", at.id, "--abort", "--without-arbiter", "--yes"])
+    wait_for("the container runs on aws", lambda: not frozen(at.aws), 10)
+    scene.redis.wait_answer(at.aws)
+    at.answers_arrive()
+    start_etcd_again(scene.lab)
+    scene.check_runs_on("aws", seconds=30)
+    at.watch.check_never_two()
+
+
 # ---- what cannot be taken over, and what does not fit
 
 def test_in_post_copy_nothing_is_taken_over(far, scene):

@@ -57,13 +57,27 @@ mode_t mode_of(int flags, va_list list) {
   return given ? va_arg(list, mode_t) : 0;
 }
 
-// Not for the programs that CRIU starts.
+// We are the first in LD_PRELOAD (criu/shortcuts.cc). The programs that CRIU starts while tasks stand still, such as
+// `tar`, are to find what there was before us: they would try all of this as well, and some let nobody be loaded before
+// themselves.
+void leave_environment() {
+  (void)::unsetenv(kLayoutVariable);
+  const char* loaded = ::getenv("LD_PRELOAD");
+  const char* own = loaded == nullptr ? nullptr : std::strstr(loaded, "libtransship-criu.so");
+  if (own == nullptr) return;
+  const char* others = std::strchr(loaded, ':');
+  if (others == nullptr)
+    (void)::unsetenv("LD_PRELOAD");
+  else if (own < others)
+    (void)::setenv("LD_PRELOAD", others + 1, 1);
+}
+
 __attribute__((constructor)) void prepare() {
   transship::criu_preload::open_report();
   ready = transship::criu_preload::prepare_mapping_flags(::getenv(kLayoutVariable));
   report().can_mappings = ready ? 1 : 0;
   report().can_scans = transship::criu_preload::can_narrow_scans() ? 1 : 0;
-  (void)::unsetenv(kLayoutVariable);
+  leave_environment();
 }
 
 }  // namespace
