@@ -16,6 +16,8 @@ using std::chrono::seconds;
 
 constexpr seconds kQuick(15);
 constexpr seconds kCancelDeadline(5);
+// An arbiter may be asked in vain first, and then the container is let go or ended.
+constexpr seconds kResolveDeadline(40);
 // Engines may hold a container's lock for some seconds while something else starts or stops it.
 constexpr seconds kEngines(60);
 // Measures the link to the other node, and waits for that node's engines.
@@ -98,7 +100,7 @@ class GrpcDaemon : public Daemon {
     return call(&Stub::CancelMove, request, kCancelDeadline);
   }
   Result<local::ResolveReply> resolve(const local::ResolveRequest& request) override {
-    return call(&Stub::Resolve, request, kCancelDeadline);
+    return call(&Stub::Resolve, request, kResolveDeadline);
   }
   Result<local::PeerProbeReply> peer_probe(const local::PeerProbeRequest& request) override {
     return call(&Stub::PeerProbe, request, kQuick);

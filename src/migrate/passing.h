@@ -15,9 +15,10 @@ namespace transship::migrate {
 class Passing {
  public:
   // Called, by whichever thread, when one has come for good or not at all, and when one has left: must return at once.
-  // An empty one ends it; when this returns none is being called any more.
+  // It may ask, and take locks under which others ask. An empty one ends it; when this returns none is being called any
+  // more.
   void on_change(std::function<void()> call) {
-    MutexLock lock(mu_);
+    MutexLock lock(call_mu_);
     call_ = std::move(call);
   }
   // It may come.
@@ -27,15 +28,21 @@ class Passing {
   }
   // It runs elsewhere; until remove(), when the engine has noticed. `tell`: now; else the engine may.
   void leave(const std::string& engine_id, bool tell) {
-    MutexLock lock(mu_);
-    ids_.insert(engine_id);
-    left_.insert(engine_id);
-    if (tell && call_) call_();
+    {
+      MutexLock lock(mu_);
+      ids_.insert(engine_id);
+      left_.insert(engine_id);
+    }
+    if (tell) call();
   }
   void remove(const std::string& engine_id) {
-    MutexLock lock(mu_);
-    left_.erase(engine_id);
-    if (ids_.erase(engine_id) > 0 && call_) call_();
+    bool known = false;
+    {
+      MutexLock lock(mu_);
+      left_.erase(engine_id);
+      known = ids_.erase(engine_id) > 0;
+    }
+    if (known) call();
   }
   // It was known by another home and id before it came with a new address. Kept until the daemon ends: it is asked for
   // as long as the engine has the container.
@@ -64,11 +71,16 @@ class Passing {
   }
 
  private:
+  void call() {
+    MutexLock lock(call_mu_);
+    if (call_) call_();
+  }
   mutable Mutex mu_;
   std::set<std::string> ids_ GUARDED_BY(mu_);
   std::set<std::string> left_ GUARDED_BY(mu_);  // of them
   std::map<std::string, std::pair<std::string, std::string>> before_ GUARDED_BY(mu_);
-  std::function<void()> call_ GUARDED_BY(mu_);
+  Mutex call_mu_;  // never taken under mu_, nor the other way round
+  std::function<void()> call_ GUARDED_BY(call_mu_);
 };
 
 }  // namespace transship::migrate
