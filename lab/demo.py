@@ -76,14 +76,14 @@ class Demo:
         load = Load(self.client, self.redis.address, counters=self.args.clients - self.args.clients // 2, values=self.args.clients // 2)
         say("clients", f"{self.args.clients} connections from host client, each checks every answer")
         time.sleep(1)
-        windows, before = [], repeated(self.client)
+        windows, again = [], repeated(self.client)
         for number in range(self.args.moves):
             windows.append(self.move(number + 1, here, there))
             self.check_copies(here, there)
             here, there = there, here
             time.sleep(1)
         report = load.stop()
-        self.timeouts = (repeated(self.client) - before).timeouts
+        self.timeouts = (repeated(self.client) - again).timeouts
         self.finish(report, windows, here, there, before)
         return report
 
