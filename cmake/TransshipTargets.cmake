@@ -34,13 +34,15 @@ function(ts_program name)
   install(TARGETS ${name} RUNTIME DESTINATION bin)
 endfunction()
 
-# ts_unit_test(LAYER SOURCES… [DEPENDS…]): no root, no network, no sleeping; quick.
+# ts_unit_test(LAYER SOURCES… [DEPENDS…] [LOCK name]): no root, no network, no sleeping; quick. With LOCK, for what they all
+# use of the host, such as a port: one after the other.
 function(ts_unit_test layer)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "" "LOCK" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${layer}_test ${ARG_SOURCES})
   target_include_directories(${layer}_test PRIVATE ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(${layer}_test PRIVATE ts_sanitized_test ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
   target_compile_options(${layer}_test PRIVATE ${TS_WARNINGS})
   target_compile_definitions(${layer}_test PRIVATE TS_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  gtest_discover_tests(${layer}_test TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 60)
+  gtest_discover_tests(${layer}_test TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS unit TIMEOUT 60 RESOURCE_LOCK "${ARG_LOCK}")
 endfunction()

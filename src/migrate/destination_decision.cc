@@ -291,12 +291,18 @@ Result<> DestinationMove::abort(const std::string& reason) {
   }
   cancel_.cancel(reason);  // ends what another request waits for
   MutexLock serial(request_mu_);
+  bool parked = false;
   {
     MutexLock lock(mu_);
     if (state_ == State::kAborted) return {};
     if (state_ == State::kRunning || committed_)
       return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
+    parked = state_ == State::kParked;
     state_ = State::kAborted;
+  }
+  // A daemon that comes after this one finds nothing here any more, and is not to take the container for lost.
+  if (parked && decisions_) {
+    if (auto r = decisions_->keep(Decision::kAbort); !r) TS_LOG_WARN("mig={} journal: {}", id_, r.error().message());
   }
   TS_LOG_INFO("mig={} role=destination aborted: {}", id_, reason);
   fault::pass("destination.abort");

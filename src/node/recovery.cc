@@ -121,8 +121,11 @@ Result<> close_source(migrate::Services& services, state::Move& move, state::Dec
 }
 
 // Without its directory a container that had arrived is gone as well: the host went down.
-void close_destination(const migrate::Services& services, state::Move& move, bool committed) {
-  bool parked = migrate::destination_state(move.phase) == migrate::DestinationState::kParked;
+void close_destination(const migrate::Services& services, state::Move& move, state::Decision decision) {
+  bool committed = decision == state::Decision::kCommit;
+  // With *abort* in the journal it was being undone, as its source wished.
+  bool parked = migrate::destination_state(move.phase) == migrate::DestinationState::kParked &&
+                decision != state::Decision::kAbort;
   move.state = committed || parked ? "failed" : "rolled-back";
   move.error =
       committed ? fmt::format("{} went down while {} was fetching its memory: it is lost", services.settings.node,
@@ -141,7 +144,7 @@ void close_move(migrate::Services& services, state::Move move) {
                  closed.error().message());
     return;
   }
-  if (move.role != "source") close_destination(services, move, *decision == state::Decision::kCommit);
+  if (move.role != "source") close_destination(services, move, *decision);
   move.summary.clear();
   move.ended_ms = unix_ms_now();
   if (auto r = services.store->put_move(move, true); !r)
