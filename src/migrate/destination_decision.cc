@@ -297,7 +297,7 @@ Result<> DestinationMove::abort(const std::string& reason) {
     if (state_ == State::kAborted) return {};
     if (state_ == State::kRunning || committed_)
       return fail(Errc::kRefused, "the move has been committed: {} runs here", wanted_.name);
-    parked = state_ == State::kParked;
+    parked = state_ == State::kParked && !withdrawn_;  // withdraw() has written it down
     state_ = State::kAborted;
   }
   // A daemon that comes after this one finds nothing here any more, and is not to take the container for lost.
