@@ -89,12 +89,22 @@ struct Container {
   std::string spec;
 };
 
+// Whether it is data that travels with its container.
+inline bool is_volume(const Mount& m) { return m.type == "volume" || m.type == "bind"; }
+
+// One of a container that is on its way here: empty, and nobody's yet.
+struct StagedVolume {
+  std::string destination;  // in the container
+  std::string path;         // of its directory on this host
+};
+
 // A container that exists on the destination and has not been started.
 struct Staged {
   std::string id;
   std::string upper_dir;  // where the root file system difference goes ("overlay")
   std::string rootfs;     // where the whole root goes ("plain")
   std::string rootfs_kind;
+  std::vector<StagedVolume> volumes;
 };
 
 // What stands in the way of creating `Container` here; one row each. The plan turns them into verdicts.
@@ -158,14 +168,16 @@ class Engine {
   // Gives an image that is there the name that the user knows it by; one that is taken stays with its image.
   virtual Result<> name_image(const Container& wanted) = 0;
   // Creates it: same name, image, environment, mounts, ports, labels, limits, address (unless it is to get a new one);
-  // runtime transship; no restart policy yet (see finish). Nothing runs. On failure nothing is left.
+  // runtime transship; no restart policy yet (see finish). Nothing runs. Its volumes are made, and empty: one that is
+  // there already is kAlreadyExists. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
-  // What a stage() of this arrival made that did not live to say so; never anything else that has the name. Idempotent.
+  // What a stage() of this arrival made, its volumes included; never anything else that has their names, nor a container
+  // that has been started. Idempotent.
   virtual Result<> discard_arrival(const Container& wanted, Deadline deadline) = 0;
   // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when
   // the gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.
   virtual Result<> start(const std::string& id, Deadline deadline) = 0;
-  // After the commit: restart policy as it was on the source.
+  // After the commit: restart policy as it was on the source; its volumes are its own from here on.
   virtual Result<> finish(const std::string& id, const Container& wanted) = 0;
   // Kills and removes it, whatever its state; gone already is fine.
   virtual Result<> discard(const std::string& id, Deadline deadline) = 0;

@@ -6,11 +6,13 @@
 #include <array>
 
 #include "base/text.h"
+#include "sys/arrival_mark.h"
 
 namespace transship::storage {
 namespace {
 
-constexpr std::array<std::string_view, 7> kStay = {
+constexpr std::array<std::string_view, 8> kStay = {
+    sys::kArrivalMark,
     "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid", "trusted.overlay.nlink",
     "trusted.overlay.upper",  "trusted.overlay.index",  "security.selinux"};
 

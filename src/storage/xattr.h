@@ -16,7 +16,7 @@ Result<Xattrs> read_xattrs(const std::string& path);
 Result<> replace_xattrs(const std::string& path, const Xattrs& wanted);
 
 // Not overlay's bookkeeping, which is about inodes of one host; not the SELinux label, which the destination's engine
-// sets.
+// sets; not our own mark.
 bool xattr_travels(std::string_view name);
 
 constexpr std::string_view kMetacopy = "trusted.overlay.metacopy";
