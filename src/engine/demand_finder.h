@@ -16,6 +16,7 @@ namespace transship::engine {
 struct HostSide {
   bool selinux = false;
   std::map<std::string, uint64_t> ulimits = {};  // hard limits of this daemon
+  std::vector<std::string> volumes = {};         // of the engine, by name
 };
 HostSide look_at_host();
 

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "engine/volumes.h"
 
 namespace transship::engine {
 namespace {
@@ -144,6 +145,15 @@ void check_needs(Rows& rows, const PodmanSpec& spec, const PodmanHost& host) {
     rows.push_back({"file", fmt::format("this host has no {}", path), "install it there under the same path"});
 }
 
+void check_volumes(Rows& rows, const Container& wanted, const PodmanHost& host) {
+  for (const auto& m : wanted.mounts)
+    if (m.type == "volume" && std::ranges::contains(host.volumes, m.volume))
+      rows.push_back(
+          {"volumes", fmt::format("this host has a volume {}", m.volume),
+           fmt::format("what is in it would be lost: podman volume rm {} there, if nobody needs it", m.volume)});
+  for (auto& row : bind_conflicts(wanted)) rows.push_back(std::move(row));
+}
+
 struct Parsed {
   int family = 0;
   std::array<unsigned char, 16> bytes{};
@@ -192,6 +202,7 @@ std::vector<Conflict> find_conflicts(const Container& wanted, const PodmanSpec& 
   check_ports(rows, wanted, host);
   check_networks(rows, wanted, spec, host);
   check_needs(rows, spec, host);
+  check_volumes(rows, wanted, host);
   return rows;
 }
 

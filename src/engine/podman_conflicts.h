@@ -25,6 +25,7 @@ struct PodmanHost {
   std::vector<FixedAddress> fixed = {};
   std::vector<Listener> listeners;
   std::vector<std::string> secrets;        // names that exist
+  std::vector<std::string> volumes;        // likewise
   std::vector<std::string> missing_paths;  // of spec.files and spec.devices
 };
 

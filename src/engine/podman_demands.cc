@@ -111,7 +111,14 @@ void check_volumes(const Json& v, const Asked& a) {
     a.find.only(m, "a volume", {"Name", "Dest", "Options", "IsAnonymous", "SubPath"});
     for (const auto& option : texts_at(m, {"Options"})) check_mount_option(option, a, true);
     auto name = text_at(m, {"Name"});
-    a.find.want("allow.volumes", name, fmt::format("volume {}", DemandFinder::printed(name)));
+    auto dest = text_at(m, {"Dest"});
+    bool announced = std::ranges::any_of(a.wanted.mounts, [&](const Mount& known) {
+      return known.type == "volume" && known.volume == name && known.destination == dest;
+    });
+    if (!announced) return a.find.never("volume \"{}\", of which it did not speak before", DemandFinder::printed(name));
+    // One that comes with it is its own.
+    if (std::ranges::contains(a.find.host().volumes, name))
+      a.find.want("allow.volumes", name, fmt::format("volume {}", DemandFinder::printed(name)));
   });
 }
 

@@ -295,9 +295,9 @@ std::vector<Conflict> unmovable_parts(const Container& c, const PodmanAnswers& a
   if (!text_at(host, {"UsernsMode"}).empty())
     add("namespace", "it runs in a user namespace", "create it without --userns, --uidmap, --gidmap");
   for (const auto& m : c.mounts)
-    if (m.type != "tmpfs")
-      add("mounts", fmt::format("{} {} on {}", m.type, m.type == "volume" ? m.volume : m.source, m.destination),
-          "volumes and bind mounts can not move yet; move containers that keep their data in their own root");
+    if (m.type != "tmpfs" && !is_volume(m))
+      add("mounts", fmt::format("{} {} on {}", m.type, m.source, m.destination),
+          "mounts of images cannot move: give it a volume, or build what it needs into its image");
   if (auto unit = text_at(a.inspect, {"Config", "Labels", "PODMAN_SYSTEMD_UNIT"}); !unit.empty())
     add("systemd-unit", fmt::format("systemd's unit {} runs it, and would start a second copy", unit),
         fmt::format("systemctl disable {}, and start the container with podman start", unit));

@@ -75,16 +75,7 @@ Result<> collect_files(Bundle& bundle, const std::string& rootfs) {
   return {};
 }
 
-bool travels(const Bundle& bundle, const std::string& source) {
-  auto relative = fs::path(source).lexically_relative(bundle.directory).string();
-  return std::ranges::any_of(bundle.files, [&](const BundleFile& f) { return f.path == relative; });
-}
-
 void find_blocks(Bundle& b) {
-  for (const auto& m : bundle_mounts(b.config, b.directory))
-    if (m.type == "bind" && !travels(b, m.source))
-      b.blocks.push_back({"mounts", fmt::format("bind {} on {}", m.source, m.destination),
-                          "bind mounts can not move yet; keep the data in the container's root"});
   if (bool_at(b.config, {"process", "terminal"}))
     b.blocks.push_back({"terminal", "it has a terminal, which ends in the program that started it",
                         "set process.terminal to false in config.json"});
@@ -102,15 +93,17 @@ std::string bundle_network(const Json& config) {
   return "host";
 }
 
-std::vector<Mount> bundle_mounts(const Json& config, const std::string& directory) {
+std::vector<Mount> bundle_volumes(const Bundle& bundle) {
   std::vector<Mount> mounts;
-  const Json& all = at(config, {"mounts"});
+  const Json& all = at(bundle.config, {"mounts"});
   for (const auto& m : all.is_array() ? all : Json::array()) {
     auto options = texts_at(m, {"options"});
     auto has = [&options](std::string_view o) { return std::ranges::find(options, o) != options.end(); };
     if (text_at(m, {"type"}) != "bind" && !has("bind") && !has("rbind")) continue;
-    auto source = fs::path(directory) / text_at(m, {"source"});
-    mounts.push_back({"bind", source.lexically_normal(), text_at(m, {"destination"}), "", !has("ro")});
+    auto source = (fs::path(bundle.directory) / text_at(m, {"source"})).lexically_normal();
+    auto relative = source.lexically_relative(bundle.directory).string();
+    if (!std::ranges::contains(bundle.files, relative, &BundleFile::path))
+      mounts.push_back({"bind", source, text_at(m, {"destination"}), "", !has("ro")});
   }
   return mounts;
 }

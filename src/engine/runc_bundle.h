@@ -38,6 +38,7 @@ Result<Bundle> read_bundle_spec(const std::string& text);
 
 // The path of the network namespace to join; "host" without one, "private" with a new one.
 std::string bundle_network(const Json& config);
-std::vector<Mount> bundle_mounts(const Json& config, const std::string& directory);
+// Its bind mounts, but for those of files that travel with it.
+std::vector<Mount> bundle_volumes(const Bundle& bundle);
 
 }  // namespace transship::engine

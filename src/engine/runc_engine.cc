@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/bundle_demands.h"
+#include "engine/volumes.h"
 #include "sys/file.h"
 #include "sys/nft_table.h"
 #include "sys/process.h"
@@ -155,7 +156,7 @@ Result<Container> RuncEngine::inspect(const std::string& name) {
   c.runtime = options_.program;
   c.restart_policy = "no";
   TS_TRY_ASSIGN(Bundle bundle, read_bundle(c.bundle, c.rootfs));
-  c.mounts = bundle_mounts(bundle.config, c.bundle);
+  c.mounts = bundle_volumes(bundle);
   c.terminal = bool_at(bundle.config, {"process", "terminal"});
   c.memory_limit =
       static_cast<uint64_t>(std::max<int64_t>(0, int_at(bundle.config, {"linux", "resources", "memory", "limit"})));
@@ -229,6 +230,7 @@ Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
   TS_TRY(check_id(wanted.id));
   TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
   auto rows = bundle.blocks;
+  for (const auto& row : bind_conflicts(wanted)) rows.push_back(row);
   for (const auto& row : namespace_conflicts(wanted, bundle.config)) rows.push_back(row);
   if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
     rows.push_back({"name", fmt::format("runc of this host has a container {}", wanted.id),
@@ -256,7 +258,14 @@ Result<Staged> RuncEngine::stage(const Container& wanted, Deadline, const Cancel
   if (::access(fmt::format("{}/{}", options_.root, wanted.id).c_str(), F_OK) == 0)
     return fail(Errc::kAlreadyExists, "runc of this host has a container {} already", wanted.id);
   TS_TRY(write_bundle(bundle, bundle_of(wanted.id), wanted.arrival));
-  return Staged{wanted.id, "", bundle_of(wanted.id) + "/rootfs", "plain"};
+  Staged staged{wanted.id, "", bundle_of(wanted.id) + "/rootfs", "plain", {}};
+  for (const auto& m : wanted.mounts)
+    if (is_volume(m)) staged.volumes.push_back({m.destination, m.source});
+  if (auto made = make_bind_directories(wanted); !made) {
+    (void)discard_arrival(wanted, usual());
+    return std::unexpected(std::move(made).error());
+  }
+  return staged;
 }
 
 // The restored tasks keep the pipe that was their output; a `cat` that nobody waits for writes it into the bundle's
@@ -298,6 +307,11 @@ Result<> RuncEngine::start(const std::string& id, Deadline deadline) {
   return {};
 }
 
+Result<> RuncEngine::finish(const std::string&, const Container& wanted) {
+  keep_bind_directories(wanted);
+  return {};
+}
+
 Result<> RuncEngine::discard(const std::string& id, Deadline deadline) {
   if (auto r = open_network(id, deadline); !r) TS_LOG_WARN("runc container {}: {}", id, r.error().message());
   TS_TRY(remove(id, deadline));
@@ -307,6 +321,7 @@ Result<> RuncEngine::discard(const std::string& id, Deadline deadline) {
 // Nothing of runc's own is made before the start.
 Result<> RuncEngine::discard_arrival(const Container& wanted, Deadline deadline) {
   TS_TRY(check_id(wanted.id));
+  TS_TRY(remove_bind_directories(wanted));
   (void)::rmdir(bundle_of(wanted.id).c_str());  // which takes an empty one only: its mark is the first file
   auto mark = sys::read_file(fmt::format("{}/{}", bundle_of(wanted.id), kArrivalFile), 4096);
   if (!mark || *mark != wanted.arrival || state(wanted.id, deadline)) return {};

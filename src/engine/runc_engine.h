@@ -29,7 +29,7 @@ class RuncEngine : public Engine {
   Result<> name_image(const Container&) override { return {}; }
   Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) override;
   Result<> start(const std::string& id, Deadline deadline) override;
-  Result<> finish(const std::string&, const Container&) override { return {}; }
+  Result<> finish(const std::string& id, const Container& wanted) override;
   Result<> discard(const std::string& id, Deadline deadline) override;
   Result<> discard_arrival(const Container& wanted, Deadline deadline) override;
 

@@ -4,6 +4,7 @@
 #include <sys/xattr.h>
 
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "sys/file.h"
@@ -12,6 +13,9 @@ namespace transship::sys {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Behind the move's id, on a directory that was there.
+constexpr std::string_view kWasThere = " was there";
 
 // "/a", "/a/b", "/a/b/c"
 std::vector<std::string> chain_of(const std::string& path) {
@@ -32,43 +36,63 @@ std::string mark_of(const std::string& path) {
   return value;
 }
 
-std::string marked(const std::string& path, const std::string& move_id) {
-  for (const auto& directory : chain_of(path))
-    if (!move_id.empty() && mark_of(directory) == move_id) return directory;
+Result<> mark(const std::string& path, const std::string& value) {
+  if (::lsetxattr(path.c_str(), std::string(kArrivalMark).c_str(), value.data(), value.size(), 0) == 0) return {};
+  return std::unexpected(
+      Error(Errc::kKernelFeatureMissing, fmt::format("{} cannot be marked as on its way here: {}", path, errno_text(errno)))
+          .with_remedy("use a file system with trusted extended attributes there: ext4, XFS, btrfs"));
+}
+
+struct Marked {
+  std::string path;
+  bool was_there = false;
+};
+
+// Empty: none of them is.
+Marked marked(const std::string& path, const std::string& move_id) {
+  for (const auto& directory : chain_of(path)) {
+    auto value = mark_of(directory);
+    if (value == move_id) return {directory, false};
+    if (value == move_id + std::string(kWasThere)) return {directory, true};
+  }
   return {};
 }
 
 }  // namespace
 
 Result<> make_marked_dirs(const std::string& path, const std::string& move_id) {
-  bool first = true;
+  bool made = false;
   for (const auto& directory : chain_of(path)) {
     if (::mkdir(directory.c_str(), 0755) != 0) {
       if (errno == EEXIST) continue;
       return fail_errno(errno, "make directory {}", directory);
     }
-    if (std::exchange(first, false) && ::lsetxattr(directory.c_str(), std::string(kArrivalMark).c_str(),
-                                                   move_id.data(), move_id.size(), XATTR_CREATE) != 0) {
-      int error = errno;
+    if (std::exchange(made, true)) continue;
+    if (auto r = mark(directory, move_id); !r) {
       (void)::rmdir(directory.c_str());
-      return std::unexpected(
-          Error(Errc::kKernelFeatureMissing, fmt::format("{} is on a file system without trusted extended attributes",
-                                                         fs::path(directory).parent_path().string()))
-              .with_errno(error)
-              .with_remedy(fmt::format("make the directory {} there by hand, empty", path)));
+      return r;
     }
   }
-  return {};
+  if (made || !marked(path, move_id).path.empty()) return {};
+  std::error_code error;
+  if (!fs::is_empty(path, error) || error) return fail(Errc::kAlreadyExists, "{} is not empty", path);
+  return mark(path, move_id + std::string(kWasThere));
 }
 
 Result<> remove_marked_dirs(const std::string& path, const std::string& move_id) {
-  auto directory = marked(path, move_id);
-  return directory.empty() ? Result<>() : remove_tree(directory);
+  auto found = marked(path, move_id);
+  if (found.path.empty()) return {};
+  if (!found.was_there) return remove_tree(found.path);
+  std::error_code error;
+  for (fs::directory_iterator it(found.path, error), end; !error && it != end; it.increment(error))
+    TS_TRY(remove_tree(it->path()));
+  unmark_dirs(path, move_id);
+  return {};
 }
 
 void unmark_dirs(const std::string& path, const std::string& move_id) {
-  auto directory = marked(path, move_id);
-  if (!directory.empty()) (void)::lremovexattr(directory.c_str(), std::string(kArrivalMark).c_str());
+  auto found = marked(path, move_id);
+  if (!found.path.empty()) (void)::lremovexattr(found.path.c_str(), std::string(kArrivalMark).c_str());
 }
 
 }  // namespace transship::sys
