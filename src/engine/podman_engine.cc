@@ -110,6 +110,13 @@ Result<PodmanAnswers> PodmanEngine::gather(const std::string& name) {
       a.networks.push_back(std::move(n));
     }
   }
+  const Json& mounts = at(a.inspect, {"Mounts"});
+  for (const auto& m : mounts.is_array() ? mounts : Json::array()) {
+    if (text_at(m, {"Type"}) != "volume") continue;
+    auto volume = text_at(m, {"Name"});
+    TS_TRY_ASSIGN(Json v, get(fmt::format("/volumes/{}/json", url_escape(volume)), "inspect volume " + volume, usual()));
+    a.volumes.push_back(std::move(v));
+  }
   generate.join();
   return a;
 }
@@ -285,6 +292,7 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
   TS_TRY_ASSIGN(Json secrets, get("/secrets/json", "list secrets", usual()));
   for (const auto& s : secrets.is_array() ? secrets : Json::array())
     host.secrets.push_back(text_at(s, {"Spec", "Name"}));
+  TS_TRY_ASSIGN(host.volumes, volumes_here(""));
   for (const auto* list : {&spec.files, &spec.devices})
     for (const auto& path : *list)
       if (::access(path.c_str(), F_OK) != 0) host.missing_paths.push_back(path);
@@ -293,7 +301,8 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
 
 Result<Demands> PodmanEngine::demands(const Container& wanted) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
-  return podman_demands(wanted, spec, look_at_host());
+  TS_TRY_ASSIGN(auto host, host_side());
+  return podman_demands(wanted, spec, host);
 }
 
 Result<bool> PodmanEngine::has_image(const Container& wanted) {
@@ -369,65 +378,6 @@ Result<> PodmanEngine::pull_image(const Container& wanted, const RegistryFilter&
   return fail(Errc::kUnavailable, "{}", join(failures, "; "));
 }
 
-namespace {
-constexpr milliseconds kCreateLimit{60'000};
-}  // namespace
-
-Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, const Cancel& cancel) {
-  TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
-  if (text_at(spec.create, {"name"}) != wanted.name || text_at(spec.create, {"image"}) != wanted.image_id)
-    return fail(Errc::kPeerProtocol, "the spec is for another container than {}", wanted.name);
-  if (auto asked = podman_demands(wanted, spec, look_at_host()); !asked.never.empty())
-    return fail(Errc::kRefused, "{}", asked.never.front());
-  TS_TRY_ASSIGN(PodmanApi own, service_.api());
-  ApiRequest r;
-  r.method = "POST";
-  r.path = "/containers/create";
-  // By its name where that is the same image here: Podman shows containers under what they were created with.
-  if (auto named = get(fmt::format("/images/{}/json", url_escape(wanted.image)), "inspect image", deadline);
-      named && text_at(*named, {"Id"}) == wanted.image_id)
-    spec.create["image"] = wanted.image;
-  if (wanted.new_address) forget_addresses(spec);
-  if (!wanted.arrival.empty()) spec.create["annotations"][kArrivalAnnotation] = wanted.arrival;
-  r.body = write_json(spec.create);
-  r.deadline = deadline;
-  // Not given up half way: Podman goes on without us, and a container that nobody knows of would be left.
-  r.deadline = Deadline::in(kCreateLimit).sooner(deadline);
-  TS_TRY(cancel.check());
-  auto what = fmt::format("create container {}", wanted.name);
-  auto response = own.request(r);
-  if (!response) return std::unexpected(std::move(response).error().context(what));
-  if (response->status >= 400) {
-    auto error = api_error(*response, what);
-    if (error.error().message().contains("already in use"))
-      return fail(Errc::kAlreadyExists, "{}", error.error().message());
-    return error;
-  }
-  TS_TRY_ASSIGN(Json created, parse_json(response->body, "podman"));
-  Staged staged;
-  staged.id = text_at(created, {"Id"});
-  auto complete = [&]() -> Result<> {
-    TS_TRY_ASSIGN(Json now, inspect_raw(staged.id, deadline));
-    staged.rootfs_kind = text_at(now, {"GraphDriver", "Name"});
-    staged.upper_dir = text_at(now, {"GraphDriver", "Data", "UpperDir"});
-    if (text_at(now, {"Image"}) != wanted.image_id)
-      return fail(Errc::kInternal, "{}: it has image {}, not {}", what, text_at(now, {"Image"}), wanted.image_id);
-    if (text_at(now, {"OCIRuntime"}) != options_.runtime)
-      return fail(Errc::kInternal, "{}: its runtime is {}, not {}", what, text_at(now, {"OCIRuntime"}),
-                  options_.runtime);
-    if (staged.rootfs_kind != "overlay" || !std::filesystem::is_directory(staged.upper_dir))
-      return fail(Errc::kUnavailable, "{}: it has no overlay directory ({}, \"{}\")", what, staged.rootfs_kind,
-                  staged.upper_dir);
-    return {};
-  };
-  if (auto ok = complete(); !ok) {
-    if (auto gone = discard(staged.id, usual()); !gone)
-      TS_LOG_WARN("remove what was created: {}", gone.error().message());
-    return std::unexpected(std::move(ok).error());
-  }
-  return staged;
-}
-
 Result<> PodmanEngine::start(const std::string& id, Deadline deadline) {
   TS_TRY_ASSIGN(PodmanApi own, service_.api());
   ApiRequest r;
@@ -439,11 +389,6 @@ Result<> PodmanEngine::start(const std::string& id, Deadline deadline) {
   if (response.status == 304) return fail(Errc::kAlreadyExists, "{}: it already runs", what);
   if (response.status >= 400) return api_error(response, what);
   return {};
-}
-
-Result<> PodmanEngine::finish(const std::string& id, const Container& wanted) {
-  if (wanted.restart_policy.empty() || wanted.restart_policy == "no") return {};
-  return set_restart_policy(id, wanted.restart_policy);
 }
 
 Result<> PodmanEngine::discard(const std::string& id, Deadline deadline) {
@@ -474,16 +419,6 @@ Result<> PodmanEngine::forget_at_runtime(const std::string& id, Deadline deadlin
   TS_TRY_ASSIGN(auto r, sys::run(command));
   if (r.exit_code == 0 || r.err.contains("does not exist")) return {};
   return fail(Errc::kUnavailable, "runc delete --force {}: {}", id.substr(0, 12), trim(r.err));
-}
-
-Result<> PodmanEngine::discard_arrival(const Container& wanted, Deadline deadline) {
-  auto now = inspect_raw(wanted.name, deadline);
-  if (!now && now.error().code() == Errc::kNotFound) return {};
-  if (!now) return std::unexpected(std::move(now).error());
-  auto mark = text_at(*now, {"Config", "Annotations", kArrivalAnnotation});
-  // It has never been started; what has, is another one by now.
-  if (mark.empty() || mark != wanted.arrival || text_at(*now, {"State", "Status"}) != "created") return {};
-  return discard(text_at(*now, {"Id"}), deadline);
 }
 
 Result<std::unique_ptr<Engine>> make_podman_engine(const PodmanOptions& options) {

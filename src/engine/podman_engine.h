@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "engine/demand_finder.h"
 #include "engine/engine.h"
 #include "engine/podman_api.h"
 #include "engine/podman_conflicts.h"
@@ -54,6 +55,13 @@ class PodmanEngine : public Engine {
   Result<> forget_at_runtime(const std::string& id, Deadline deadline) const;
   Result<std::string> pull_one(const std::string& reference, Deadline deadline, const Cancel& cancel);
   Result<std::vector<Json>> all_networks();
+  // Names; all, or those with this label ("name=value").
+  Result<std::vector<std::string>> volumes_here(const std::string& label);
+  Result<HostSide> host_side();
+  Result<Staged> create(const Container& wanted, const PodmanSpec& spec, Deadline deadline);
+  Result<> complete(const Container& wanted, Staged& staged, Deadline deadline);
+  Result<> make_volumes(const Container& wanted, const PodmanSpec& spec, Deadline deadline);
+  Result<> remove_volumes(const Container& wanted, Deadline deadline);
   // Of containers that do not run; those that do are in the answers about networks.
   std::vector<FixedAddress> fixed_addresses_here(const Json& containers);
   // kTimeout when it still runs at the deadline. False: it is gone.

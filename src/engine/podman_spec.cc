@@ -76,7 +76,8 @@ void add_storage(Json& body, const Container& c, const PodmanAnswers& a) {
   body["image_volume_mode"] = "ignore";
   const Json& host = at(a.inspect, {"HostConfig"});
   set_if(body, "mounts", mounts(a));
-  copy_if(body, a, {"volumes", "overlay_volumes", "image_volumes"});
+  set_if(body, "volumes", volumes(a));
+  copy_if(body, a, {"overlay_volumes", "image_volumes"});
   auto ipc = text_at(host, {"IpcMode"});
   if ((ipc == "private" || ipc == "shareable") && int_at(host, {"ShmSize"}) > 0)
     body["shm_size"] = int_at(host, {"ShmSize"});
@@ -175,6 +176,12 @@ std::vector<std::string> image_refs(const Container& c, const PodmanAnswers& a) 
   return refs;
 }
 
+Json to_json(const std::vector<PodmanVolume>& volumes) {
+  Json list = Json::array();
+  for (const auto& v : volumes) list.push_back({{"name", v.name}, {"labels", v.labels}});
+  return list;
+}
+
 Json to_json(const std::vector<Conflict>& rows) {
   Json list = Json::array();
   for (const auto& r : rows) list.push_back({r.check, r.found, r.remedy});
@@ -203,6 +210,8 @@ PodmanSpec make_spec(const Container& c, const PodmanAnswers& a) {
     if (path.starts_with('/')) spec.files.push_back(path);
   for (const auto& d : c.privileged ? Json::array() : devices(a))
     spec.devices.push_back(split(text_at(d, {"path"}), ':')[0]);
+  for (const auto& v : a.volumes)
+    if (!bool_at(v, {"Anonymous"})) spec.volumes.push_back({text_at(v, {"Name"}), at(v, {"Labels"})});
   spec.blocks = unmovable_parts(c, a);
   return spec;
 }
@@ -214,6 +223,7 @@ std::string write_spec(const PodmanSpec& spec) {
                      {"secrets", spec.secrets},
                      {"files", spec.files},
                      {"devices", spec.devices},
+                     {"volumes", to_json(spec.volumes)},
                      {"blocks", to_json(spec.blocks)}});
 }
 
@@ -240,6 +250,9 @@ Result<PodmanSpec> read_spec(const std::string& text) {
   spec.secrets = texts_at(json, {"secrets"});
   spec.files = texts_at(json, {"files"});
   spec.devices = texts_at(json, {"devices"});
+  const Json& volumes = at(json, {"volumes"});
+  for (const auto& v : volumes.is_array() ? volumes : Json::array())
+    spec.volumes.push_back({text_at(v, {"name"}), at(v, {"labels"})});
   const Json& blocks = at(json, {"blocks"});
   for (const auto& row : blocks.is_array() ? blocks : Json::array()) {
     if (!row.is_array() || row.size() != 3 || !row[0].is_string() || !row[1].is_string() || !row[2].is_string())

@@ -11,13 +11,20 @@ namespace transship::engine {
 
 // What travels, besides the fields of Container that everyone reads:
 // {"format": 1, "create": body of /containers/create, "image_refs": [...], "secrets": [...], "files": [...],
-//  "devices": [...], "blocks": [[check, found, remedy]...]}
+//  "devices": [...], "volumes": [{"name": ..., "labels": {...}}...], "blocks": [[check, found, remedy]...]}
+// One that has a name of its own.
+struct PodmanVolume {
+  std::string name;
+  Json labels;
+};
+
 struct PodmanSpec {
   Json create;
   std::vector<std::string> image_refs;  // by digest, best first
   std::vector<std::string> secrets;     // names that must exist
   std::vector<std::string> files;       // host paths that must exist (seccomp profile, init)
   std::vector<std::string> devices;     // host device paths that must exist
+  std::vector<PodmanVolume> volumes;
   std::vector<Conflict> blocks;         // what can't be made again anywhere else
 };
 

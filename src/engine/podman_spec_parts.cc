@@ -91,6 +91,20 @@ Json mounts(const PodmanAnswers& a) {
   return list;
 }
 
+Json volumes(const PodmanAnswers& a) {
+  if (const Json& exact = at(a.generated, {"volumes"}); exact.is_array()) return exact;
+  Json list = Json::array();
+  const Json& shown = at(a.inspect, {"Mounts"});
+  for (const auto& m : shown.is_array() ? shown : Json::array()) {
+    if (text_at(m, {"Type"}) != "volume") continue;
+    auto options = texts_at(m, {"Options"});
+    if (!bool_at(m, {"RW"})) options.emplace_back("ro");
+    list.push_back(
+        {{"Name", text_at(m, {"Name"})}, {"Dest", text_at(m, {"Destination"})}, {"Options", std::move(options)}});
+  }
+  return list;
+}
+
 Json secrets(const PodmanAnswers& a) {
   Json list = Json::array();
   const Json& shown = at(a.inspect, {"Config", "Secrets"});
@@ -298,6 +312,12 @@ std::vector<Conflict> unmovable_parts(const Container& c, const PodmanAnswers& a
     if (m.type != "tmpfs" && !is_volume(m))
       add("mounts", fmt::format("{} {} on {}", m.type, m.source, m.destination),
           "mounts of images cannot move: give it a volume, or build what it needs into its image");
+  for (const auto& v : a.volumes)
+    if (text_at(v, {"Driver"}) != "local" || !at(v, {"Options"}).empty())
+      add("volumes",
+          fmt::format("volume {} is of driver \"{}\" with options of its own", text_at(v, {"Name"}),
+                      text_at(v, {"Driver"})),
+          "only volumes without options can move yet (podman volume create NAME)");
   if (auto unit = text_at(a.inspect, {"Config", "Labels", "PODMAN_SYSTEMD_UNIT"}); !unit.empty())
     add("systemd-unit", fmt::format("systemd's unit {} runs it, and would start a second copy", unit),
         fmt::format("systemctl disable {}, and start the container with podman start", unit));

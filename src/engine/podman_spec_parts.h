@@ -13,6 +13,7 @@ std::pair<Json, Json> environment(const PodmanAnswers& answers);
 // Those of the user; Podman adds its own again.
 Json annotations(const PodmanAnswers& answers);
 Json mounts(const PodmanAnswers& answers);
+Json volumes(const PodmanAnswers& answers);
 Json secrets(const PodmanAnswers& answers);
 Json devices(const PodmanAnswers& answers);
 Json device_rules(const PodmanAnswers& answers);
