@@ -37,6 +37,7 @@ struct Mount {
   std::string destination;  // in the container
   std::string volume;       // name, for "volume"
   bool writable = true;
+  uint64_t bytes = 0;  // of a volume, on disk; where somebody has measured it
 };
 
 // One row of `ps`.

@@ -50,6 +50,7 @@ void put_places(const engine::Container& c, peer::ContainerFacts& f) {
     t->set_source(m.source);
     t->set_destination(m.destination);
     t->set_volume(m.volume);
+    t->set_bytes(m.bytes);
     t->set_writable(m.writable);
   }
 }
@@ -60,7 +61,7 @@ void take_places(const peer::ContainerFacts& f, engine::Container& c) {
     c.host_ports.push_back(
         {p.host_ip(), static_cast<uint16_t>(p.host_port()), static_cast<uint16_t>(p.container_port()), p.protocol()});
   for (const auto& m : f.mounts())
-    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable()});
+    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable(), m.bytes()});
 }
 
 bool ports_fit(const peer::ContainerFacts& f) {

@@ -107,6 +107,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   started_ms_ = unix_ms_now();
   images_limit_ = request.images_bytes() + kImagesSlack;
   storage_limit_ = request.storage_bytes();
+  volume_limit_ = request.volume_bytes();
   plan::Reservation wanted;
   wanted.move_id = id_;
   wanted.source = source_;
@@ -114,7 +115,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   wanted.name = wanted_.name;
   // The store takes that much in any case; its pages and the container's own are the same memory.
   wanted.amounts = {std::max(request.memory_bytes(), request.live_memory() ? request.page_bytes() : 0), images_limit_,
-                    storage_limit_};
+                    storage_limit_ + volume_limit_};
   for (const auto& p : wanted_.host_ports) wanted.ports.push_back({p.host_ip, p.host_port, p.protocol});
   if (!wanted_.new_address)
     for (const auto& a : wanted_.addresses) wanted.addresses.push_back(a.ip);
@@ -140,7 +141,8 @@ Result<> DestinationMove::check_reservation(const peer::ReserveRequest& request)
   if (services_.store->move(id_) || services_.store->decision(id_).value_or(std::nullopt))
     return fail(Errc::kAlreadyExists, "there has been a move {} here already", id_);
   constexpr uint64_t kMost = 1ULL << 60;
-  for (auto amount : {request.memory_bytes(), request.images_bytes(), request.storage_bytes(), request.page_bytes()})
+  for (auto amount : {request.memory_bytes(), request.images_bytes(), request.storage_bytes(), request.page_bytes(),
+                      request.volume_bytes()})
     if (amount > kMost) return fail(Errc::kPeerProtocol, "a reservation of {} bytes", amount);
   auto most = static_cast<uint64_t>(services_.policy.of(source_).reserved_mib) << 20;
   auto asked = std::max(request.memory_bytes(), request.page_bytes()) + request.images_bytes();
@@ -252,6 +254,7 @@ Result<peer::Reply> DestinationMove::prepare() {
   TS_TRY(save());
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
   TS_TRY(fault::at("destination.prepare.created"));
+  make_volume_rounds();
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
@@ -311,6 +314,20 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   if (!applied)
     return std::unexpected(
         std::move(applied).error().context(fmt::format("root file system on {}", services_.settings.node)));
+  return done();
+}
+
+Result<peer::Reply> DestinationMove::volume_applied(const peer::VolumeAppliedRequest& request) {
+  TS_TRY(expect("the end of a volume's round", {State::kStaged, State::kStarting}));
+  TS_TRY(fault::at("destination.volume"));
+  renew();
+  TS_TRY_ASSIGN(auto* rounds, volume_rounds(request.volume()));
+  const auto& where = staged_->volumes[request.volume()];
+  auto applied = rounds->wait_applied(volume_stream(request.volume(), request.round()));
+  if (applied && request.last()) applied = rounds->close();
+  if (!applied)
+    return std::unexpected(std::move(applied).error().context(
+        fmt::format("volume on {} ({} on {})", where.destination, where.path, services_.settings.node)));
   return done();
 }
 

@@ -62,6 +62,8 @@ class DestinationMove {
   Result<peer::Reply> missing_layers();
   Result<peer::Reply> load_image();
   Result<peer::Reply> rootfs_applied(const peer::RootfsAppliedRequest& request);
+  // Any session of the source; does not wait for other requests.
+  Result<peer::Reply> volume_applied(const peer::VolumeAppliedRequest& request);
   // Calls the engine; answers when it waits at the gate.
   Result<peer::Reply> arm();
   Result<peer::Reply> restore(const peer::RestoreRequest& request);
@@ -124,6 +126,10 @@ class DestinationMove {
   Result<> receive_pages(uint8_t kind, std::span<const std::byte> frame);
   Result<> receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  Result<> receive_volume(const std::string& name, uint64_t offset, std::span<const std::byte> data);
+  Result<> apply_volume(const engine::StagedVolume& volume, storage::Reader& stream);
+  Result<RootfsRounds*> volume_rounds(uint64_t number);
+  void make_volume_rounds();
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   enum class Files : uint8_t { kImages, kLayers };
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
@@ -177,6 +183,7 @@ class DestinationMove {
   int64_t started_ms_ = 0;
   uint64_t images_limit_ = 0;
   uint64_t storage_limit_ = 0;
+  uint64_t volume_limit_ = 0;
   Cancel cancel_;        // fires on abort: ends every wait of this move
   Cancel end_;           // fires with the end of this object
   Cancel engine_ended_;  // fires when engine_thread_ has set its outcome
@@ -198,6 +205,7 @@ class DestinationMove {
   unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
   CondVar written_;                              // one of them is through
   uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
+  uint64_t volumes_written_ GUARDED_BY(mu_) = 0;  // likewise
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   // Whichever is first rules the other out.
@@ -242,7 +250,9 @@ class DestinationMove {
   Thread arrival_thread_;                       // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
-  RootfsRounds rounds_;  // last: its thread ends before the rest goes
+  // Last: their threads end before the rest goes. In the order of staged_->volumes; not changed once it is staged.
+  RootfsRounds rounds_;
+  std::vector<std::unique_ptr<RootfsRounds>> volumes_;
 };
 
 }  // namespace transship::migrate

@@ -1,6 +1,7 @@
 // What arrives on the lanes of a destination's move: pages, CRIU's images, rounds of the root file system, an image's
 // layers.
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/fault.h"
 #include "base/log.h"
@@ -69,6 +70,7 @@ Result<> DestinationMove::receive_chunk(const wire::ChunkHeader& chunk, std::spa
     case Channel::kPages:
     case Channel::kStalePages: return receive_pages(chunk.kind, data);
     case Channel::kCriuImage: return receive_image(name, chunk.offset, data);
+    case Channel::kVolume: return receive_volume(name, chunk.offset, data);
     case Channel::kRootfs: return receive_rootfs(name, chunk.offset, data);
     case Channel::kImageLayer: return receive_layer(name, chunk.offset, data);
     case Channel::kInvalid: break;
@@ -165,6 +167,46 @@ Result<> DestinationMove::apply_rootfs(storage::Reader& stream) {
   MutexLock lock(mu_);
   rootfs_written_ += stats.data_bytes;
   return applied;
+}
+
+void DestinationMove::make_volume_rounds() {
+  for (const auto& v : staged_->volumes)
+    volumes_.push_back(std::make_unique<RootfsRounds>(
+        cancel_, [this, &v](storage::Reader& stream) { return apply_volume(v, stream); }));
+}
+
+Result<RootfsRounds*> DestinationMove::volume_rounds(uint64_t number) {
+  if (number >= volumes_.size()) return fail(Errc::kPeerProtocol, "it has no volume {}", number);
+  return volumes_[number].get();
+}
+
+// What the source has reserved for all of them together is the limit, and what their disk has.
+Result<> DestinationMove::apply_volume(const engine::StagedVolume& volume, storage::Reader& stream) {
+  TS_TRY_ASSIGN(Fd root, open_file(volume.path, O_RDONLY | O_DIRECTORY));
+  storage::ApplyLimits limits;
+  TS_TRY_ASSIGN(sys::Space space, sys::space_of(volume.path));
+  if (space.free_inodes > 0) limits.max_entries = std::max<uint64_t>(1024, space.free_inodes / kInodesKept);
+  {
+    MutexLock lock(mu_);
+    limits.max_bytes = volume_limit_ - std::min(volume_limit_, volumes_written_);
+  }
+  storage::ApplyStats stats;
+  auto applied = storage::apply_round(root.get(), stream, limits, cancel_, &stats);
+  if (applied && ::syncfs(root.get()) != 0) applied = fail_errno(errno, "write {} to its disk", volume.path);
+  MutexLock lock(mu_);
+  volumes_written_ += stats.data_bytes;
+  return applied;
+}
+
+// "volume-1-round-3"
+Result<> DestinationMove::receive_volume(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
+  TS_TRY(expect("a round of a volume", {State::kStaged, State::kStarting}));
+  renew();
+  auto parts = split(name, '-');
+  if (parts.size() != 4) return fail(Errc::kPeerProtocol, "\"{}\" is no round of a volume", name);
+  TS_TRY_ASSIGN(uint64_t number, parse_u64(parts[1], "number of a volume"));
+  TS_TRY_ASSIGN(auto* rounds, volume_rounds(number));
+  return rounds->receive(name, offset, data);
 }
 
 Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data) {

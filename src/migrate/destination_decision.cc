@@ -329,6 +329,7 @@ void DestinationMove::undo() {
   if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
   if (memory_) memory_->abort();  // the restored tasks are dead
   rounds_.end();
+  for (auto& v : volumes_) v->end();
   {
     MutexLock lock(mu_);
     images_.clear();
@@ -350,7 +351,9 @@ void DestinationMove::undo() {
 
 void DestinationMove::discard() {
   auto deadline = Deadline::in(kDiscardLimit);
-  auto r = staged_ ? engine_->discard(staged_->id, deadline) : engine_->discard_arrival(wanted_, deadline);
+  auto r = staged_ ? engine_->discard(staged_->id, deadline) : Result<>();
+  // And the volumes that were made for it, or a container of which we never heard the id.
+  if (r) r = engine_->discard_arrival(wanted_, deadline);
   MutexLock lock(mu_);
   if (!r && !discard_again_)
     TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, wanted_.name, r.error().message());

@@ -67,7 +67,7 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
     return {};
   }
   const auto& s = facts.staged();
-  staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind()};
+  staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind(), {}};
   services_.passing.put(staged_->id);
   connections_installed_ = true;  // perhaps
   set_cutover_facts(facts.container());

@@ -52,7 +52,7 @@ struct PhaseState {
 };
 constexpr std::array kPhases{
     PhaseState{"plan", S::kCopying},      PhaseState{"reserve", S::kCopying},   PhaseState{"prepare", S::kCopying},
-    PhaseState{"rootfs", S::kCopying},    PhaseState{"ready", S::kCopying},     PhaseState{"memory", S::kCopying},
+    PhaseState{"rootfs", S::kCopying},    PhaseState{"volumes", S::kCopying}, PhaseState{"ready", S::kCopying},     PhaseState{"memory", S::kCopying},
     PhaseState{"dump", S::kFrozen},       PhaseState{"transfer", S::kFrozen},   PhaseState{"restore", S::kAsked},
     PhaseState{"commit", S::kAsked},      PhaseState{"release", S::kCommitted}, PhaseState{"follow", S::kCommitted},
     PhaseState{"cleanup", S::kCommitted},

@@ -7,6 +7,7 @@
 #include "base/wall_clock.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
+#include "migrate/lane_writer.h"
 #include "migrate/resume_file.h"
 #include "storage/image.h"
 
@@ -17,7 +18,6 @@ constexpr milliseconds kCallLimit{30'000};
 // A registry may be slow and an image large.
 constexpr milliseconds kPrepareLimit{20 * 60'000};
 constexpr milliseconds kRoundLimit{60 * 60'000};
-constexpr size_t kFileChunk = 512U << 10;
 
 // What the images will hold may grow between the plan and the freeze.
 uint64_t images_reserve(const TaskFindings& tasks, bool live) {
@@ -81,6 +81,7 @@ std::vector<Phase> SourceMove::phases() {
   list.push_back({"reserve", [this] { return reserve(); }, [this] { undo_reserve(); }});
   list.push_back({"prepare", [this] { return prepare(); }});
   list.push_back({"rootfs", [this] { return copy_rootfs(); }});
+  list.push_back({"volumes", [this] { return copy_volumes(); }, [this] { volumes_.reset(); }});
   list.push_back({"ready", [this] { return get_ready(); }, [this] { undo_ready(); }});
   list.push_back({"memory", [this] { return copy_memory(); }, [this] { undo_memory(); }});
   // From here on the container stands still.
@@ -233,6 +234,8 @@ Result<> SourceMove::reserve() {
   // there.
   r.set_storage_bytes(2 * planned_.rootfs.bytes + planned_.rootfs.bytes / 2 + (128U << 20) +
                       (planned_.judged.image_present() ? 0 : s.container.image_bytes));
+  // What is there of them changes as well.
+  if (auto bytes = s.volume_bytes; bytes > 0) r.set_volume_bytes(bytes + bytes / 4 + (256U << 20));
   r.set_ttl_seconds(static_cast<uint32_t>(services_.settings.reservation_ttl.count() / 1000));
   reserved_ = true;  // set before the answer: an answer that is lost still needs undoing
   TS_TRY_ASSIGN(peer::Reply reply, call(request, kCallLimit));
@@ -320,7 +323,7 @@ Result<> SourceMove::send_image_file(const std::string& directory, const std::st
                                      uint64_t total) {
   TS_TRY_ASSIGN(Fd fd, open_file(directory + "/" + file, O_RDONLY));
   for (uint64_t offset = 0;;) {
-    auto buffer = lanes_->take_buffer(kFileChunk);
+    auto buffer = lanes_->take_buffer(LaneWriter::kChunk);
     TS_TRY_ASSIGN(size_t n, read_some(fd.get(), buffer));
     if (n == 0) return {};
     buffer.resize(n);
@@ -331,44 +334,6 @@ Result<> SourceMove::send_image_file(const std::string& directory, const std::st
     reporter_.progress(sent, total);
   }
 }
-
-namespace {
-
-// Collects the small writes of an archive into lane chunks.
-class LaneWriter final : public storage::Writer {
- public:
-  LaneWriter(wire::LaneSender& lanes, std::string name) : lanes_(lanes), name_(std::move(name)) {}
-  Result<> write(std::span<const std::byte> data) override {
-    while (!data.empty()) {
-      if (buffer_.capacity() < kFileChunk) buffer_.reserve(kFileChunk);
-      size_t n = std::min(kFileChunk - buffer_.size(), data.size());
-      buffer_.insert(buffer_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(n));
-      data = data.subspan(n);
-      if (buffer_.size() == kFileChunk) TS_TRY(flush());
-    }
-    return {};
-  }
-  // The empty chunk is the end of the stream.
-  Result<> finish() {
-    if (!buffer_.empty()) TS_TRY(flush());
-    return flush();
-  }
-  uint64_t sent() const { return offset_; }
-
- private:
-  Result<> flush() {
-    auto data = std::exchange(buffer_, {});
-    uint64_t at = offset_;
-    offset_ += data.size();
-    return lanes_.send(static_cast<uint8_t>(Channel::kRootfs), name_, at, std::move(data), wire::Route::kOrdered);
-  }
-  wire::LaneSender& lanes_;
-  const std::string name_;
-  wire::Buffer buffer_;
-  uint64_t offset_ = 0;
-};
-
-}  // namespace
 
 // The last round is made while the tasks stand still.
 Result<> SourceMove::send_rootfs_round(bool last) {
@@ -385,7 +350,7 @@ Result<> SourceMove::send_rootfs_round(bool last) {
     TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(planned_.survey.pids, root.get()));
     options.always_resend = std::move(mapped.inodes);
   }
-  LaneWriter writer(*lanes_, rootfs_stream(round_));
+  LaneWriter writer(*lanes_, Channel::kRootfs, rootfs_stream(round_));
   TS_TRY_ASSIGN(storage::Scan scan,
                 storage::send_round(root.get(), writer, scan_ ? &*scan_ : nullptr, options, cancel_));
   TS_TRY(writer.finish());
@@ -402,6 +367,19 @@ Result<> SourceMove::copy_rootfs() {
   peer::Request request;
   request.mutable_rootfs_applied()->set_round(round_);
   TS_TRY(call(request, kRoundLimit));
+  return {};
+}
+
+Result<> SourceMove::copy_volumes() {
+  TS_TRY(fault::at("source.volumes"));
+  VolumesLink link{id(), lane_token_, request_.peer, planned_.max_bits_per_second};
+  TS_TRY_ASSIGN(volumes_, SourceVolumes::open(services_, link, planned_.survey.container.mounts, cancel_));
+  uint64_t total = planned_.survey.volume_bytes;
+  TS_TRY(volumes_->copy([&](uint64_t sent) { reporter_.progress(sent, std::max(sent, total)); }));
+  // Memory has most of the link from here on.
+  uint64_t share = planned_.max_bits_per_second / 4;
+  if (share > 0 && volumes_->sent_bytes() > 0) lanes_->set_rate((planned_.max_bits_per_second - share) / 8);
+  volumes_->follow(share);
   return {};
 }
 

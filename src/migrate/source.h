@@ -19,6 +19,7 @@
 #include "migrate/planner.h"
 #include "migrate/reporter.h"
 #include "migrate/services.h"
+#include "migrate/source_volumes.h"
 #include "migrate/shut_network.h"
 #include "network/hold.h"
 #include "network/moved_connections.h"
@@ -80,6 +81,7 @@ class SourceMove {
   Result<> send_missing_image(const std::string& why);
   Result<> send_image_file(const std::string& directory, const std::string& file, uint64_t& sent, uint64_t total);
   Result<> copy_rootfs();
+  Result<> copy_volumes();
   Result<> send_rootfs_round(bool last);
   Result<> get_ready();
   Result<> hold_restarts();
@@ -173,6 +175,9 @@ class SourceMove {
   uint32_t connections_ended_ = 0;
   uint64_t rootfs_bytes_ = 0;
   uint64_t image_bytes_ = 0;
+  std::unique_ptr<SourceVolumes> volumes_;
+  Result<> volumes_outcome_;
+  Thread volumes_thread_;
   Result<> rootfs_outcome_;
   Thread rootfs_thread_;
 

@@ -111,6 +111,8 @@ Result<> SourceMove::freeze_and_dump() {
   TS_TRY(check_arbiter());
   if (memory_) TS_TRY(memory_->end_throttle());
   TS_TRY_ASSIGN(sys::Cgroup cgroup, sys::Cgroup::of_process(planned_.survey.container.pid));
+  // The round that is under way ends before anything stands still.
+  volumes_->pause();
   notice_begins();
   frozen_bytes_ = lanes_->counters().payload_bytes;
   urgent_ = std::make_unique<sys::Urgent>();
@@ -130,6 +132,7 @@ Result<> SourceMove::freeze_and_dump() {
   keep_unread();
   ++round_;
   rootfs_thread_ = Thread("rootfs-last", [this] { rootfs_outcome_ = finish_rootfs(); });
+  volumes_thread_ = Thread("volumes-last", [this] { volumes_outcome_ = volumes_->finish(planned_.survey.pids); });
   if (live_)
     memory_thread_ = Thread("memory-last", [this] {
       // It is done before CRIU is; and while it runs, the tasks are to serve CRIU: at their own priority.
@@ -199,6 +202,7 @@ void SourceMove::undo_freeze() {
   if (hold_) {
     if (auto r = hold_->deliver_here(); !r) TS_LOG_WARN("mig={} deliver held packets: {}", id(), r.error().message());
   }
+  volumes_thread_.join();
   rootfs_thread_.join();
   stop_memory();
   if (auto r = services_.cutover->rollback(cutover_); !r) TS_LOG_ERROR("mig={} cutover: {}", id(), r.error().message());
@@ -209,6 +213,9 @@ Result<> SourceMove::transfer() {
   rootfs_thread_.join();
   TS_TRY_CTX(rootfs_outcome_, "last difference of the root file system");
   reporter_.gap_part("rootfs");
+  volumes_thread_.join();
+  TS_TRY_CTX(volumes_outcome_, "last difference of the volumes");
+  if (volumes_->rounds() > 0) reporter_.gap_part("volumes");
   if (live_) {
     memory_thread_.join();
     TS_TRY_CTX(memory_outcome_, "memory that changed since the last round");

@@ -1,5 +1,7 @@
 #include "migrate/survey.h"
 
+#include <sys/stat.h>
+
 #include "base/text.h"
 #include "memory/track/tracker.h"
 #include "storage/scan.h"
@@ -129,6 +131,21 @@ Result<TreeSize> travelling_size(const engine::Container& container, const Cance
   return TreeSize{scan->disk_bytes(), scan->entries() - 1};
 }
 
+Result<> measure_volumes(Survey& s, const Cancel& cancel) {
+  for (auto& m : s.container.mounts) {
+    if (!engine::is_volume(m)) continue;
+    struct stat st = {};
+    if (::stat(m.source.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) continue;  // the plan says so
+    TS_TRY_ASSIGN(Fd root, open_file(m.source, O_RDONLY | O_DIRECTORY));
+    auto scan = storage::scan_tree(root.get(), cancel);
+    if (!scan) return std::unexpected(std::move(scan).error().context(fmt::format("measure {}", m.source)));
+    m.bytes = scan->disk_bytes();
+    s.volume_bytes += m.bytes;
+    s.volume_files += scan->entries() - 1;
+  }
+  return {};
+}
+
 Result<Survey> survey(const Services& services, const std::string& name) {
   TS_TRY_ASSIGN(Found found, find_container(services, name));
   Survey s;
@@ -153,7 +170,11 @@ plan::ContainerSide container_side(const engine::Container& c) {
   side.image_bytes = c.image_bytes;
   for (const auto& a : c.addresses) side.addresses.push_back(a.ip);
   for (const auto& p : c.host_ports) side.host_ports.push_back({p.host_ip, p.host_port, p.container_port, p.protocol});
-  for (const auto& m : c.mounts) side.mounts.push_back({m.type, m.source, m.destination, m.volume});
+  for (const auto& m : c.mounts) {
+    struct stat st = {};
+    bool directory = ::stat(m.source.c_str(), &st) != 0 || S_ISDIR(st.st_mode);
+    side.mounts.push_back({m.type, m.source, m.destination, m.volume, m.bytes, engine::is_volume(m) && !directory});
+  }
   side.network_mode = c.network_mode;
   side.restart_policy = c.restart_policy;
   side.auto_remove = c.auto_remove;

@@ -12,6 +12,8 @@
 namespace transship::migrate {
 
 struct Survey {
+  uint64_t volume_bytes = 0;  // of all volumes, on disk
+  uint64_t volume_files = 0;
   engine::Engine* engine = nullptr;
   engine::Container container;
   std::vector<pid_t> pids;
@@ -31,6 +33,8 @@ Result<Survey> survey(const Services& services, const std::string& name);
 
 // Where the root file system's difference is (or the whole root); the directory that travels.
 std::string travelling_root(const engine::Container& container);
+// Reads every name of every volume: `bytes` of its mounts, and the sums.
+Result<> measure_volumes(Survey& survey, const Cancel& cancel);
 struct TreeSize {
   uint64_t bytes = 0;  // on disk
   uint64_t files = 0;

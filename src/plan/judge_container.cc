@@ -36,19 +36,24 @@ void judge_network(const ContainerSide& c, Rows& rows) {
   }
 }
 
-void judge_mounts(const ContainerSide& c, const Abilities& abilities, Rows& rows) {
+void judge_mounts(const ContainerSide& c, Rows& rows) {
   std::vector<std::string> stuck;
+  std::vector<std::string> moving;
   for (const auto& m : c.mounts) {
-    if (m.type == "tmpfs" || (m.type == "volume" && abilities.volumes)) continue;
-    std::string what = m.type == "volume" && !m.volume.empty() ? m.volume : m.source;
-    stuck.push_back(fmt::format("{} {} on {}", m.type, what, m.destination));
+    if (m.type == "tmpfs") continue;
+    auto what = fmt::format("{} {} on {}", m.type, m.type == "volume" && !m.volume.empty() ? m.volume : m.source,
+                            m.destination);
+    if ((m.type == "volume" || m.type == "bind") && !m.not_a_directory)
+      moving.push_back(fmt::format("{} ({})", what, format_bytes(m.bytes)));
+    else
+      stuck.push_back(what);
   }
-  if (stuck.empty())
-    rows.ok("mounts",
-            c.mounts.empty() ? "none of the user's" : fmt::format("{}, all of kinds that move", c.mounts.size()));
-  else
+  if (!stuck.empty())
     rows.block("mounts", join(stuck, ", "),
-               "volumes and bind mounts move in a later version; for now the data must be in the container itself");
+               "only volumes and directories can move with a container: mount the directory that the file is in, or put "
+               "the file into the image");
+  else
+    rows.ok("mounts", moving.empty() ? "none with data" : join(moving, ", "));
 }
 
 void judge_root(const ContainerSide& c, Rows& rows) {
@@ -80,7 +85,7 @@ void judge_container(const ContainerSide& c, const Abilities& abilities, Rows& r
     rows.block("pod", fmt::format("is in pod {}", c.pod.substr(0, 12)),
                "pods cannot move yet; run the container outside of one");
   judge_network(c, rows);
-  judge_mounts(c, abilities, rows);
+  judge_mounts(c, rows);
   judge_root(c, rows);
   if (c.privileged)
     rows.warn("privileged", "runs privileged: it may hold on to things of this host that no check sees",

@@ -1,0 +1,75 @@
+// The volumes of a container that leaves: rounds of what is different, while it runs and once more when it stands
+// still. Over a session and lanes of their own: a disk of the destination that is slow must not hold up memory.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "engine/engine.h"
+#include "migrate/peer_session.h"
+#include "migrate/services.h"
+#include "storage/scan.h"
+#include "wire/lanes.h"
+
+namespace transship::migrate {
+
+struct VolumesLink {
+  std::string move_id;
+  std::string lane_token;
+  std::string peer;
+  uint64_t max_bits_per_second = 0;  // 0: no limit
+};
+
+// One thread at a time.
+class SourceVolumes {
+ public:
+  // Those of `mounts` that travel, in their order; the destination has them staged.
+  static Result<std::unique_ptr<SourceVolumes>> open(Services& services, const VolumesLink& link,
+                                                     const std::vector<engine::Mount>& mounts, const Cancel& cancel);
+  ~SourceVolumes() { pause(); }
+  SourceVolumes(const SourceVolumes&) = delete;
+  SourceVolumes& operator=(const SourceVolumes&) = delete;
+
+  // Everything, and then what changed meanwhile, until a round is short or does not get shorter.
+  Result<> copy(const std::function<void(uint64_t sent)>& progress);
+  // Goes on with rounds in the background. `max_bits_per_second`: from here on; 0: no limit.
+  void follow(uint64_t max_bits_per_second);
+  // The round that is under way is the last of these.
+  void pause();
+  // The tasks stand still, and are `pids`: what is left. When it returns the destination has applied it.
+  Result<> finish(const std::vector<pid_t>& pids);
+
+  uint64_t sent_bytes() const { return sent_; }
+  uint32_t rounds() const { return rounds_; }
+
+ private:
+  struct Volume {
+    uint32_t number = 0;
+    engine::Mount mount;
+    Fd root;
+    std::optional<storage::Scan> seen;
+    uint32_t round = 0;
+  };
+  SourceVolumes(Cancel cancel, Cancel stop) : cancel_(std::move(cancel)), stop_(std::move(stop)) {}
+  Result<> round(Volume& volume, const std::vector<pid_t>* still);
+  Result<> round_of_all(const std::vector<pid_t>* still);
+  void go_on();
+
+  const Cancel cancel_;
+  Cancel stop_;  // of the thread
+  std::string move_id_;
+  std::unique_ptr<PeerSession> session_;
+  std::unique_ptr<wire::LaneSender> lanes_;
+  std::vector<Volume> volumes_;
+  std::atomic<uint64_t> sent_ = 0;
+  std::atomic<uint32_t> rounds_ = 0;
+  Result<> outcome_;  // of the thread
+  Thread thread_;
+};
+
+}  // namespace transship::migrate
