@@ -324,7 +324,6 @@ Result<peer::Reply> DestinationMove::volume_applied(const peer::VolumeAppliedReq
   TS_TRY_ASSIGN(auto* rounds, volume_rounds(request.volume()));
   const auto& where = staged_->volumes[request.volume()];
   auto applied = rounds->wait_applied(volume_stream(request.volume(), request.round()));
-  if (applied && request.last()) applied = rounds->close();
   if (!applied)
     return std::unexpected(std::move(applied).error().context(
         fmt::format("volume on {} ({} on {})", where.destination, where.path, services_.settings.node)));
@@ -435,6 +434,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
   parked_.set_arrival_ms(ms_since(asked));
   TS_TRY(rounds_.close());  // nothing but the container changes its files from here on
+  for (auto& v : volumes_) TS_TRY(v->close());
   TS_TRY(check_images(request));
   {
     MutexLock lock(mu_);

@@ -88,6 +88,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   TS_TRY_ASSIGN(planned.survey, survey(services, container));
   planned.survey.container.new_address = wishes.new_address;
   TS_TRY_ASSIGN(planned.rootfs, travelling_size(planned.survey.container, cancel));
+  TS_TRY(measure_volumes(planned.survey, cancel));
   measure.join();
   input.peer = peer;
   input.container = container_side(planned.survey.container);
@@ -139,6 +140,36 @@ std::vector<Exposure> exposed_in_the_way(const Services& services, const engine:
   return all;
 }
 
+// Each on the disk on which it would be; those of the engine with its containers.
+std::vector<engine::Conflict> volume_conflicts(const Services& services, const engine::Container& wanted) {
+  struct Disk {
+    uint64_t wanted = 0;
+    uint64_t free = 0;
+    std::string path;
+  };
+  std::map<dev_t, Disk> disks;
+  for (const auto& m : wanted.mounts) {
+    if (!engine::is_volume(m)) continue;
+    std::filesystem::path path = m.type == "bind" ? m.source : services.settings.storage_path;
+    struct stat st = {};
+    while (::stat(path.c_str(), &st) != 0 && path.has_relative_path()) path = path.parent_path();
+    auto space = sys::space_of(path);
+    if (!space) continue;
+    auto& disk = disks[st.st_dev];
+    disk.wanted += m.bytes;
+    disk.free = space->free_bytes;
+    disk.path = path;
+  }
+  std::vector<engine::Conflict> rows;
+  for (const auto& [device, disk] : disks)
+    if (disk.wanted > disk.free)
+      rows.push_back({"volumes",
+                      fmt::format("volumes of {} do not fit: {} are free at {}", format_bytes(disk.wanted),
+                                  format_bytes(disk.free), disk.path),
+                      "free space there"});
+  return rows;
+}
+
 Result<> judge_policy(const Services& services, const std::string& source, engine::Engine& engine,
                       const engine::Container& wanted, peer::JudgeReply& reply) {
   TS_TRY_ASSIGN(auto objections, policy_objections(services, source, engine, wanted));
@@ -169,6 +200,7 @@ Result<> judge_container(const Services& services, const std::string& source, co
   }
   TS_TRY(judge_policy(services, source, **engine, wanted, reply));
   TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
+  for (auto& c : volume_conflicts(services, wanted)) conflicts.push_back(std::move(c));
   for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
   // The engine does not know of these before it starts it.
   for (const auto& e : exposed_in_the_way(services, wanted))

@@ -50,7 +50,7 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
 // `still`: the tasks, which do not run any more.
 Result<> SourceVolumes::round(Volume& v, const std::vector<pid_t>* still) {
   storage::RoundOptions options;
-  options.must_be_still = still != nullptr;
+  options.must_be_still = options.resend_root = still != nullptr;
   if (still != nullptr) {
     TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(*still, v.root.get(), v.mount.destination));
     options.always_resend = std::move(mapped.inodes);

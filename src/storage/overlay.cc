@@ -5,6 +5,9 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include <filesystem>
+#include <optional>
+
 #include "base/text.h"
 #include "storage/beneath.h"
 #include "storage/tree_delta.h"
@@ -54,7 +57,14 @@ dev_t device_of(const std::string& path) {
   return ::stat(path.c_str(), &st) == 0 ? st.st_dev : 0;
 }
 
-Result<> collect(pid_t pid, int upper_fd, SharedMappings& out) {
+// What is left of `path` below `top`, both without a slash in front; nothing when it is not below.
+std::optional<std::string> below(const std::string& path, const std::string& top) {
+  if (top.empty()) return path;
+  if (!path.starts_with(top) || path.size() <= top.size() || path[top.size()] != '/') return std::nullopt;
+  return path.substr(top.size() + 1);
+}
+
+Result<> collect(pid_t pid, int upper_fd, const std::string& mounted_on, SharedMappings& out) {
   auto maps = sys::read_file(fmt::format("/proc/{}/maps", pid), 256U << 20);
   if (!maps && maps.error().code() == Errc::kNotFound) return {};  // ended meanwhile
   if (!maps) return std::unexpected(std::move(maps).error());
@@ -63,7 +73,9 @@ Result<> collect(pid_t pid, int upper_fd, SharedMappings& out) {
   for (const auto& line : split(*maps, '\n')) {
     Mapping m;
     if (!parse_shared(line, m)) continue;
-    auto path = name_in_container(pid, m, root);
+    auto name_there = below(name_in_container(pid, m, root), mounted_on);
+    if (!name_there) continue;
+    const auto& path = *name_there;
     struct stat st = {};
     bool found = false;
     if (is_clean_path(path)) {
@@ -82,9 +94,12 @@ Result<> collect(pid_t pid, int upper_fd, SharedMappings& out) {
 }  // namespace
 
 // By name and not by the device and inode in the maps file: overlay shows other numbers than its upper directory has.
-Result<SharedMappings> shared_writable_inodes(const std::vector<pid_t>& pids, int upper_fd) {
+Result<SharedMappings> shared_writable_inodes(const std::vector<pid_t>& pids, int upper_fd,
+                                              const std::string& mounted_on) {
   SharedMappings out;
-  for (pid_t pid : pids) TS_TRY_CTX(collect(pid, upper_fd, out), fmt::format("mappings of process {}", pid));
+  auto top = std::filesystem::path(mounted_on).lexically_normal().relative_path().string();
+  while (top.ends_with('/')) top.pop_back();
+  for (pid_t pid : pids) TS_TRY_CTX(collect(pid, upper_fd, top, out), fmt::format("mappings of process {}", pid));
   return out;
 }
 

@@ -266,6 +266,7 @@ Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const Ro
                         const Cancel& cancel, RoundStats* stats) {
   TS_TRY_ASSIGN(Scan scan, scan_tree(root_fd, cancel));
   auto diff = diff_scans(previous, scan, options.always_resend);
+  if (options.resend_root) diff.send[0] = true;
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));
   TS_TRY_ASSIGN(RoundStats done, RoundSender(root_fd, *writer, options, cancel, scan).run(diff));
   if (stats != nullptr) *stats = done;

@@ -26,6 +26,8 @@ struct RoundOptions {
   std::unordered_set<uint64_t> always_resend = {};
   // The tree must not change any more (tasks frozen): a file that does is an error instead of next round's work.
   bool must_be_still = false;
+  // Attributes of the root itself whether they changed or not: an engine may have given its own to the other one.
+  bool resend_root = false;
   // The mounted view of the same tree; contents of files of which overlay keeps only attributes in the upper directory
   // (metacopy) are read there. -1: such a file is an error.
   int merged_fd = -1;
@@ -73,7 +75,9 @@ struct SharedMappings {
   // inside the container): "PID: path". Their latest writes could be missed.
   std::vector<std::string> unresolved;
 };
-Result<SharedMappings> shared_writable_inodes(const std::vector<pid_t>& pids, int upper_fd);
+// `mounted_on`: where the tree is in the container; below it are names of other trees where something is mounted.
+Result<SharedMappings> shared_writable_inodes(const std::vector<pid_t>& pids, int upper_fd,
+                                              const std::string& mounted_on = "/");
 
 // Overlay keeps names it has looked up: after changing the upper directory of a mounted overlay (the last round, while
 // the engine has it mounted already) this makes it look again. `mount_path` is where it is mounted, in this mount
