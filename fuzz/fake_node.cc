@@ -22,7 +22,7 @@ const wire::Identity& identity() {
 }
 
 // All that the kernel would get is text for `nft` and `ip`: nothing of a peer's may begin a line or a word of it.
-Result<> to_kernel(const network::Placement& placement) {
+Result<> to_kernel(const network::Placement& placement, const std::function<bool()>&) {
   TS_TRY_ASSIGN(auto state, network::wanted_state(placement));
   for (const auto& text : {network::firewall_script(placement), network::route_changes({}, state, true),
                            network::route_changes({}, state, false)})

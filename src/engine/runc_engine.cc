@@ -205,8 +205,8 @@ Result<> RuncEngine::forget(const std::string& id, bool keep, Deadline deadline)
   return discard(id, deadline);
 }
 
-// CRIU's lock of the source and our own hold of a parked container are tables in the container's network namespace. One
-// that the operator prepared outlives the container: there they would shut out whatever comes next.
+// CRIU's lock and ours of the source, and our hold of a parked container, are tables in the container's network
+// namespace. One that the operator prepared outlives the container: there they would shut out whatever comes next.
 Result<> RuncEngine::open_network(const std::string& id, Deadline deadline) {
   auto now = state(id, deadline);
   if (!now) return {};
@@ -219,7 +219,8 @@ Result<> RuncEngine::open_network(const std::string& id, Deadline deadline) {
   sys::Command remove{.argv = {"nsenter", "--net=" + network, "nft", "-f", "-"}};
   remove.deadline = deadline;
   for (const auto& line : split(listed.out, '\n')) {
-    bool ours = line.starts_with("table inet CRIU-") || line == "table inet transship_hold";
+    bool ours = line.starts_with("table inet CRIU-") || line == "table inet transship_hold" ||
+                line == "table inet transship_leaving";
     if (ours) remove.input += fmt::format("delete {}\n", line);
   }
   if (!remove.input.empty()) TS_TRY(sys::run_ok(remove));

@@ -34,6 +34,8 @@ constexpr milliseconds kDefaultHold{5000};
 constexpr milliseconds kMaxHold{600'000};
 // After CRIU's end runc only writes two small files.
 constexpr milliseconds kRuncEnds{3000};
+// Tasks that were killed while they were restored.
+constexpr milliseconds kCgroupEmpties{2000};
 constexpr std::array<std::string_view, 5> kRuncPlaces = {"/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc",
                                                          "/usr/local/sbin/runc", "/bin/runc"};
 
@@ -84,6 +86,7 @@ class GatedCreate {
   Result<> restore();
   Result<> end_runc();
   void forget_container();
+  void remove_cgroup() const;
   std::optional<Error> word_from_gate();
   Error explain(Error error) const;
 
@@ -241,7 +244,7 @@ void GatedCreate::forget_container() {
     if (auto code = runc_.wait(Deadline::in(kRuncEnds))) runc_code_ = *code;
     runc_ = sys::Child();
   }
-  if (runc_code_ && *runc_code_ > 0 && *runc_code_ < 128) return;
+  if (runc_code_ && *runc_code_ > 0 && *runc_code_ < 128) return remove_cgroup();
   auto runc = real_runtime();
   if (!runc) return;
   // The root file system, which runc has mounted there for CRIU; with it the directory could not be removed.
@@ -253,8 +256,14 @@ void GatedCreate::forget_container() {
   command.argv.insert(command.argv.end(), {"delete", "--force", line_.id});
   command.deadline = Deadline::in(kRuncEnds);
   (void)sys::run(command);
-  // Of one that had written nothing down yet it knows nothing.
-  if (auto bundle = engine::load_oci_bundle(line_.bundle)) sys::remove_empty_cgroup(bundle->cgroups_path);
+  remove_cgroup();
+}
+
+// What runc leaves of it: all, of one of which it had written nothing down yet; and where tasks take longer to die than
+// the third of a second for which it tries.
+void GatedCreate::remove_cgroup() const {
+  if (auto bundle = engine::load_oci_bundle(line_.bundle))
+    sys::remove_empty_cgroup(bundle->cgroups_path, Deadline::in(kCgroupEmpties));
 }
 
 // Adds what CRIU and runc wrote down; not where it was us who ended them.

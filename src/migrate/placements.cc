@@ -114,6 +114,7 @@ Result<> Placements::load() {
       outcome = std::unexpected(std::move(c).error());
   }
   MutexLock lock(mu_);
+  ++change_;
   known_ = std::move(known);
   return outcome;
 }
@@ -143,6 +144,7 @@ Result<> Placements::put(const PlacedContainer& c) {
 
 void Placements::remember(const PlacedContainer& c) {
   MutexLock lock(mu_);
+  ++change_;
   std::erase_if(known_, [&](const auto& other) { return other.key() == c.key(); });
   known_.push_back(c);
 }
@@ -150,6 +152,7 @@ void Placements::remember(const PlacedContainer& c) {
 Result<> Placements::remove(const std::string& key) {
   TS_TRY(store_.remove_placed(key));
   MutexLock lock(mu_);
+  ++change_;
   std::erase_if(known_, [&](const auto& c) { return c.key() == key; });
   return {};
 }
@@ -189,14 +192,45 @@ void Placements::add_moved(network::Placement& p) const {
   }
 }
 
+bool Placements::is_still(uint64_t change) const {
+  MutexLock lock(mu_);
+  return change_ == change;
+}
+
+// Moves switch ways beside this, in their gap, and cannot wait for it.
 Result<> Placements::apply(bool anyway) {
+  constexpr int kMost = 5;  // each change meanwhile is followed by an apply() of who made it
   MutexLock turn(applying_);
-  auto p = wanted();
-  if (p == network::Placement{} && applied_nothing_ && !anyway) return {};
-  applied_nothing_ = false;
-  TS_TRY(to_kernel_ ? to_kernel_(p) : network::PlacementKernel().apply(p));
-  applied_nothing_ = p == network::Placement{};
+  for (int i = 0; i < kMost; ++i) {
+    uint64_t change = 0;
+    {
+      MutexLock lock(mu_);
+      change = change_;
+    }
+    auto p = wanted();
+    if (p == network::Placement{} && applied_nothing_ && !anyway) return {};
+    applied_nothing_ = false;
+    auto still = [this, change] { return is_still(change); };
+    TS_TRY(to_kernel_ ? to_kernel_(p, still) : network::PlacementKernel().apply(p, still));
+    if (still()) {
+      applied_nothing_ = p == network::Placement{};
+      return {};
+    }
+    if (!to_kernel_) switch_again();
+  }
   return {};
+}
+
+// The last change of routes may have been under way when a way was switched.
+void Placements::switch_again() const {
+  for (const auto& c : all()) {
+    if (c.role != PlacedRole::kAway || c.staged) continue;
+    auto tunnel = paths_.interface_to(c.peer);
+    auto r = c.back   ? network::lead_home(c.addresses, c.bridge)
+             : tunnel ? network::lead_away(c.addresses, *tunnel, c.bridge)
+                      : Result<>();
+    if (!r) TS_LOG_WARN("network: {}: {}", c.name, r.error().message());
+  }
 }
 
 Result<network::PlacementDifference> Placements::compare() {

@@ -59,8 +59,9 @@ Result<PlacedContainer> parse_placed(const std::string& key, const std::string& 
 // Thread-safe.
 class Placements {
  public:
-  // Where apply() brings it; empty: into the kernel of this network namespace.
-  using ToKernel = std::function<Result<>(const network::Placement&)>;
+  // Where apply() brings it, as long as `still` says that it is what is known; empty: into the kernel of this network
+  // namespace.
+  using ToKernel = std::function<Result<>(const network::Placement&, const std::function<bool()>& still)>;
   // `exposures` (may be null) are brought into the kernel as well. All outlive this object.
   Placements(state::Store& store, const TunnelPaths& paths, const Exposures* exposures = nullptr,
              ToKernel to_kernel = {})
@@ -68,7 +69,8 @@ class Placements {
   // Once, when the daemon starts. What can't be read is left where it is, and an error names it.
   Result<> load();
   // Brings the kernel to what is known here; call it now and then, since engines remove bridges and administrators
-  // tables. Some 50 ms.
+  // tables. Some 50 ms. What is remembered meanwhile is brought there as well; a way that was switched meanwhile, after
+  // remember(), is as it was switched.
   // `anyway`: also when nobody moved, and that was so the last time.
   Result<> apply(bool anyway = false);
   Result<network::PlacementDifference> compare();
@@ -85,6 +87,8 @@ class Placements {
 
  private:
   network::Placement wanted() const;
+  bool is_still(uint64_t change) const;
+  void switch_again() const;
   void add_moved(network::Placement& p) const;
   state::Store& store_;
   const TunnelPaths& paths_;
@@ -94,6 +98,7 @@ class Placements {
   bool applied_nothing_ GUARDED_BY(applying_) = false;
   mutable Mutex mu_;
   std::vector<PlacedContainer> known_ GUARDED_BY(mu_);
+  uint64_t change_ GUARDED_BY(mu_) = 0;  // counts what became known
 };
 
 }  // namespace transship::migrate

@@ -93,5 +93,32 @@ TEST_F(PlacementsTest, WhatCannotBeReadIsNamedAndTheRestIsTaken) {
   EXPECT_THAT(placements->all(), ElementsAre(redis()));
 }
 
+// A move switches its way while another apply() has already looked at what is known.
+TEST_F(PlacementsTest, WhatIsRememberedMeanwhileIsBroughtThereAsWell) {
+  struct OnePath final : TunnelPaths {
+    Result<std::string> interface_to(const std::string&) const override { return "ts0"; }
+    std::vector<std::string> interfaces() const override { return {"ts0"}; }
+  } one_path;
+  std::vector<bool> staged, were_still;
+  Placements* all = nullptr;
+  auto kernel = [&](const network::Placement& p, const std::function<bool()>& still) -> Result<> {
+    staged.push_back(p.away.at(0).staged);
+    if (staged.size() == 1) {
+      auto left = redis();
+      all->remember(left);
+    }
+    were_still.push_back(still());
+    return {};
+  };
+  Placements some(*store, one_path, nullptr, kernel);
+  all = &some;
+  auto c = redis();
+  c.staged = true;
+  some.remember(c);
+  ASSERT_TRUE(some.apply());
+  EXPECT_THAT(staged, ElementsAre(true, false));
+  EXPECT_THAT(were_still, ElementsAre(false, true));
+}
+
 }  // namespace
 }  // namespace transship::migrate

@@ -211,6 +211,9 @@ void ResumedSource::go_forward() {
   if (end_.cancelled()) return;
   fault::pass("source.resume.told");
   if (outcome) lead_to_destination();
+  // Only now: a packet that still came here would find no socket, and its sender would be told that there is none.
+  if (outcome && shut_) (void)shut_->open();
+  shut_.reset();
   if (outcome) forget();
   if (end_.cancelled()) return;
   if (outcome) decisions_.retire();
@@ -284,14 +287,13 @@ Result<> ResumedSource::push_pages() {
 Result<> ResumedSource::end_tasks() {
   if (!tasks_live()) return {};
   TS_TRY_ASSIGN(auto cgroup, sys::Cgroup::at(facts_.cgroup()));
-  TS_TRY_ASSIGN(auto shut, ShutNetwork::shut(facts_.pid()));
+  TS_TRY_ASSIGN(shut_, ShutNetwork::shut(facts_.pid()));
   TS_TRY_ASSIGN(auto pids, cgroup.processes());
   if (facts_.network().new_address())
-    end_connections(pids, shut);
+    end_connections(pids);
   else
     TS_TRY_CTX(criu::mute_sockets(pids), "silence its connections");
-  TS_TRY(kill_tasks(cgroup));
-  return shut.open();
+  return kill_tasks(cgroup);
 }
 
 Result<> ResumedSource::kill_tasks(const sys::Cgroup& cgroup) {
@@ -308,12 +310,12 @@ Result<> ResumedSource::kill_tasks(const sys::Cgroup& cgroup) {
 
 // They are frozen, and nobody but a dead CRIU has held them: once they die the engine takes the network away. Whoever
 // is told connects again at once, so the destination hears of the decision before, if it answers.
-void ResumedSource::end_connections(const std::vector<pid_t>& pids, ShutNetwork& shut) {
+void ResumedSource::end_connections(const std::vector<pid_t>& pids) {
   peer::Request settled;
   settled.mutable_settled()->set_move_id(id_);
   if (auto session = connect(); session) (void)(*session)->call(settled, Deadline::in(kSettleLimit), end_);
   auto old = network::OldConnections::take(pids);
-  if (auto r = shut.open(); !r) TS_LOG_ERROR("recovery: mig={} open the network: {}", id_, r.error().message());
+  if (auto r = shut_->open(); !r) TS_LOG_ERROR("recovery: mig={} open the network: {}", id_, r.error().message());
   TS_LOG_INFO("recovery: mig={} connections ended={}", id_, old.end(kConnectionsEnd));
 }
 

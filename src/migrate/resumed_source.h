@@ -55,7 +55,7 @@ class ResumedSource {
   Result<> all_there();
   Result<> end_tasks();
   Result<> kill_tasks(const sys::Cgroup& cgroup);
-  void end_connections(const std::vector<pid_t>& pids, ShutNetwork& shut);
+  void end_connections(const std::vector<pid_t>& pids);
   network::CutoverFacts cutover_facts_of(const engine::Container& container) const;
   void forget();
   void lead_to_destination();
@@ -75,6 +75,7 @@ class ResumedSource {
   LastWord last_word_ GUARDED_BY(mu_);
   sys::TmpfsMount directory_;
   DecisionRegister decisions_;
+  std::optional<ShutNetwork> shut_;  // from before the end of the tasks until the way leads elsewhere
   bool confirmed_ = false;
   std::atomic<bool> ended_ = false;
   Thread thread_;

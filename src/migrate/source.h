@@ -187,6 +187,7 @@ class SourceMove {
   std::optional<criu::DumpSession> dump_;
   criu::DumpTimes dump_times_;
   bool frozen_ = false;
+  bool dead_ = false;                                    // its tasks here, after the commit
   std::unique_ptr<DecisionRegister> decisions_;          // from the reservation on
   std::unique_ptr<arbiter::SourceHold> source_hold_;     // with an arbiter: from before Restore until the end
   Result<> entered_;                                     // the journal, in the phase of the decision

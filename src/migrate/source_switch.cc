@@ -389,8 +389,7 @@ void SourceMove::end_source_tasks() {
   if (cgroup) (void)cgroup->kill_all();
   auto dead = dump_->commit(Deadline::in(kCallLimit));
   if (!dead) warnings_.push_back(fmt::format("source: {}", dead.error().message()));
-  if (dead && shut_) (void)shut_->open();
-  shut_.reset();
+  dead_ = dead.has_value();
   // An empty cgroup that is still frozen looks like a paused container to its engine.
   if (dead && cgroup) (void)cgroup->thaw(Deadline::in(milliseconds(100)));
 }
@@ -421,6 +420,9 @@ Result<> SourceMove::tell_commit() {
 Result<> SourceMove::cleanup() {
   fault::pass("source.cleanup");
   services_.cutover->settled(cutover_);
+  // Only now: a packet that still came here would find no socket, and its sender would be told that there is none.
+  if (dead_ && shut_) (void)shut_->open();
+  shut_.reset();
   end_with_arbiter(true);
   if (offered_) services_.entries->settle(cutover_);
   notice_.reset();

@@ -278,10 +278,12 @@ Result<> TunnelCutover::commit(const CutoverFacts& facts) {
   if (!at_home(facts) || facts.new_address) return {};
   auto away = placements_.find(key_of(facts));
   if (!away) return {};
-  auto led = network::lead_home(away->addresses, away->bridge);
-  TS_TRY(placements_.remove(away->key()));
+  // Known before it is done: see Placements::apply().
   away->coming = true;
   away->back = Clock::now();
+  placements_.remember(*away);
+  auto led = network::lead_home(away->addresses, away->bridge);
+  TS_TRY(placements_.remove(away->key()));
   placements_.remember(*away);
   return led;
 }

@@ -5,6 +5,7 @@
 #pragma once
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -133,8 +134,10 @@ struct PlacementDifference {
 // Works in the network namespace of the calling thread. One caller at a time.
 class PlacementKernel {
  public:
-  // Rules before routes: nothing passes that is not to pass. Idempotent; some tens of milliseconds.
-  Result<> apply(const Placement& placement);
+  // Rules before routes: nothing passes that is not to pass. Idempotent; some tens of milliseconds. A way that is
+  // switched meanwhile (lead_away, lead_home) would be taken for one that is not wanted: before each change of routes
+  // `still` is asked, and when it says no, the rest is left to the next call.
+  Result<> apply(const Placement& placement, const std::function<bool()>& still = [] { return true; });
   // What is there of ours and should not be, and the other way round.
   Result<PlacementDifference> compare(const Placement& placement) const;
   // Nobody moved: nothing of ours is left.

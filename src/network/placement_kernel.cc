@@ -129,20 +129,21 @@ Result<bool> remove_unwanted_ways(Netlink& netlink, const PlacedState& now, cons
 
 }  // namespace
 
-Result<> PlacementKernel::apply(const Placement& placement) {
+Result<> PlacementKernel::apply(const Placement& placement, const std::function<bool()>& still) {
   TS_TRY_ASSIGN(PlacedState wanted, wanted_state(placement));
   TS_TRY(set_firewall(placement));
   TS_TRY(set_interfaces(placement));
   leave_out_absent(wanted);
   TS_TRY_ASSIGN(PlacedState now, placed_now());
   TS_TRY_ASSIGN(Netlink netlink, Netlink::open());
+  if (!still()) return {};
   TS_TRY_ASSIGN(bool removed, remove_unwanted_ways(netlink, now, wanted));
   if (removed) {
     TS_TRY_ASSIGN(now, placed_now());
   }
   for (bool v4 : {true, false}) {
     auto changes = route_changes(now, wanted, v4);
-    if (!changes.empty())
+    if (!changes.empty() && still())
       TS_TRY_CTX(ip({v4 ? "-4" : "-6", "-force", "-batch", "-"}, changes), "routes of moved containers");
   }
   return win_over_own_routes(netlink, placement);

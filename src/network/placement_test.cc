@@ -246,6 +246,25 @@ TEST_F(PlacementNet, BoxIsReachedAndReachesAsAtHome) {
   EXPECT_EQ(state_of(place), place_before);
 }
 
+// What apply() goes by is older than the switch of a way: it must not take that back.
+TEST_F(PlacementNet, AWaySwitchedMeanwhileStays) {
+  place_box();
+  auto staged = away_box();
+  staged.staged = true;
+  apply(home, {.tunnels = {"ts1"}, .away = {staged}, .guests = {}});
+  home.in([&] {
+    bool switched = false;
+    auto still = [&] {
+      if (!std::exchange(switched, true)) {
+        EXPECT_TRUE(lead_away(staged.addresses, "ts1", staged.bridge));
+      }
+      return false;
+    };
+    EXPECT_TRUE(PlacementKernel().apply({.tunnels = {"ts1"}, .away = {staged}, .guests = {}}, still));
+  });
+  EXPECT_EQ(answers(client, "10.88.0.3"), "yes");
+}
+
 // A plain bundle's network is the operator's, who has set a route to it; it stays there when the container is away.
 TEST_F(PlacementNet, AnOperatorsOwnRouteDoesNotWin) {
   auto before = state_of(home);

@@ -4,12 +4,18 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <thread>
 
 #include "base/fd.h"
 #include "base/text.h"
 #include "sys/file.h"
 
 namespace transship::sys {
+namespace {
+
+constexpr milliseconds kLookAgain{5};
+
+}  // namespace
 
 Result<std::string> cgroup2_mount(const std::string& mountinfo) {
   TS_TRY_ASSIGN(std::string text, read_file(mountinfo));
@@ -21,13 +27,14 @@ Result<std::string> cgroup2_mount(const std::string& mountinfo) {
   return fail(Errc::kKernelFeatureMissing, "no cgroup2 file system is mounted on this host");
 }
 
-void remove_empty_cgroup(const std::string& path, const std::string& mountinfo) {
+void remove_empty_cgroup(const std::string& path, Deadline deadline, const std::string& mountinfo) {
   auto text = read_file(mountinfo);
   if (!text || path.size() < 2 || !path.starts_with('/') || path.contains("..")) return;
   for (const auto& line : split(*text, '\n')) {
     auto fields = split(line, ' ');
-    if (fields.size() > 5 && (line.contains(" - cgroup2 ") || line.contains(" - cgroup ")))
-      (void)::rmdir((fields[4] + path).c_str());
+    if (fields.size() <= 5 || (!line.contains(" - cgroup2 ") && !line.contains(" - cgroup "))) continue;
+    while (::rmdir((fields[4] + path).c_str()) != 0 && errno == EBUSY && !deadline.passed())
+      std::this_thread::sleep_for(kLookAgain);
   }
 }
 

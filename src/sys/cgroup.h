@@ -41,7 +41,9 @@ class Cgroup {
 Result<std::string> cgroup2_mount(const std::string& mountinfo = "/proc/self/mountinfo");
 
 // Removes `path` ("/parent/name", as OCI's cgroupsPath has it) from each hierarchy that is mounted here. Where it has
-// tasks, or others below it, it stays; so do paths of other kinds, which a service manager cares for.
-void remove_empty_cgroup(const std::string& path, const std::string& mountinfo = "/proc/self/mountinfo");
+// tasks, or others below it, it stays; so do paths of other kinds, which a service manager cares for. Tasks that are
+// dying are waited for, until `deadline`.
+void remove_empty_cgroup(const std::string& path, Deadline deadline,
+                         const std::string& mountinfo = "/proc/self/mountinfo");
 
 }  // namespace transship::sys

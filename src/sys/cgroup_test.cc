@@ -9,6 +9,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include "base/text.h"
 #include "sys/file.h"
@@ -74,19 +75,30 @@ TEST_F(CgroupTest, WaitingAsksForNothing) {
 
 TEST_F(CgroupTest, OnlyAnEmptyOneIsRemoved) {
   auto name = "/" + std::filesystem::path(path_).filename().string();
-  remove_empty_cgroup(name);
+  remove_empty_cgroup(name, Deadline::in(milliseconds(0)));
   EXPECT_TRUE(std::filesystem::exists(path_)) << "it has tasks";
   ASSERT_EQ(::mkdir((path_ + "/below").c_str(), 0755), 0);
   ASSERT_EQ(::mkdir((path_ + "/below/more").c_str(), 0755), 0);
-  remove_empty_cgroup(name + "/below");
+  remove_empty_cgroup(name + "/below", Deadline::in(milliseconds(0)));
   EXPECT_TRUE(std::filesystem::exists(path_ + "/below")) << "it has others below it";
   for (const auto& other :
        {name + "/below/../below/more", "system.slice:libpod" + name, std::string("/"), std::string()})
-    remove_empty_cgroup(other);
+    remove_empty_cgroup(other, Deadline::in(milliseconds(0)));
   EXPECT_TRUE(std::filesystem::exists(path_ + "/below/more"));
-  remove_empty_cgroup(name + "/below/more");
-  remove_empty_cgroup(name + "/below");
+  remove_empty_cgroup(name + "/below/more", Deadline::in(milliseconds(0)));
+  remove_empty_cgroup(name + "/below", Deadline::in(milliseconds(0)));
   EXPECT_FALSE(std::filesystem::exists(path_ + "/below"));
+}
+
+TEST_F(CgroupTest, TasksThatAreDyingAreWaitedFor) {
+  auto name = "/" + std::filesystem::path(path_).filename().string();
+  std::thread killer([this] {
+    std::this_thread::sleep_for(milliseconds(100));
+    for (pid_t pid : pids_) ::kill(pid, SIGKILL);
+  });
+  remove_empty_cgroup(name, Deadline::in(milliseconds(10'000)));
+  killer.join();
+  EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
 }  // namespace

@@ -4,7 +4,8 @@
     fuzz.py BUILD_DIR CORPUS_DIR [--seconds N] [--jobs N] [--merge] [TARGET...]
 
 What a target finds new is kept in BUILD_DIR/corpus/TARGET from run to run. An input that ends it, or takes too long, is
-kept in BUILD_DIR/findings. One line for each target; exit code 1 when there was a finding, 2 for wrong usage.
+kept in BUILD_DIR/findings. One line for each target; exit code 1 when there was a finding, 2 for wrong usage. The seconds
+are of the target's own CPU time: on a busy machine it is given as many inputs as on an idle one.
 """
 
 import argparse
@@ -13,12 +14,16 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 # Of one input. The slowest real ones take some milliseconds; but it is time on the wall, and the machine may be busy.
 TIMEOUT_S = 60
 RSS_MB = 2048
+# It ends after this many times its seconds at the latest.
+WALL_FACTOR = 30
 # Inputs of the run, and those that the checkout keeps: each target's replay is to take a fraction of a second.
 MAX_BYTES = 16384
 KEPT_FILE_BYTES = 4096
@@ -43,12 +48,18 @@ class Fuzzer:
         environment = os.environ | {"TRANSSHIP_FUZZ_SEEDS": str(self.seeds)}
         subprocess.run([self.programs / f"fuzz_{target}"], env=environment, check=True)
 
-    def call(self, target, *arguments, log):
+    def call(self, target, *arguments, log, cpu_seconds=None):
+        """Asked to end once it has had `cpu_seconds`."""
         program = self.programs / f"fuzz_{target}"
         environment = os.environ | {"ASAN_OPTIONS": OPTIONS, "UBSAN_OPTIONS": "print_stacktrace=1"}
         with open(self.logs / log, "w", encoding="utf-8", errors="replace") as output:
-            done = subprocess.run([program, *arguments], env=environment, stdout=output, stderr=output, check=False)
-        return done.returncode, (self.logs / log).read_text(encoding="utf-8", errors="replace")
+            with subprocess.Popen([program, *arguments], env=environment, stdout=output, stderr=output) as running:
+                while running.poll() is None:
+                    time.sleep(0.5)
+                    if cpu_seconds is not None and cpu_time(running.pid) >= cpu_seconds:
+                        running.send_signal(signal.SIGUSR1)
+                        cpu_seconds = None
+        return running.returncode, (self.logs / log).read_text(encoding="utf-8", errors="replace")
 
     def directories(self, target):
         """Where new inputs go, then the others; those that there are."""
@@ -60,7 +71,7 @@ class Fuzzer:
         before = set(self.findings.glob(f"{target}-*"))
         code, text = self.call(
             target,
-            f"-max_total_time={seconds}",
+            f"-max_total_time={WALL_FACTOR * seconds}",
             f"-timeout={TIMEOUT_S}",
             f"-rss_limit_mb={RSS_MB}",
             f"-max_len={MAX_BYTES}",
@@ -68,6 +79,7 @@ class Fuzzer:
             "-print_final_stats=1",
             *self.directories(target),
             log=f"{target}.log",
+            cpu_seconds=seconds,
         )
         kept = sorted(set(self.findings.glob(f"{target}-*")) - before)
         result = "ok" if code == 0 else f"FOUND: {kept[0] if kept else self.logs / (target + '.log')}"
@@ -108,6 +120,16 @@ class Fuzzer:
         return 0, f"{target:16} {len(inputs):>4} inputs {sum(p.stat().st_size for p in inputs):>7} bytes"
 
 
+def cpu_time(pid):
+    """Seconds, its threads included; 0 when it is gone."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def last_number(pattern, text):
     found = re.findall(pattern, text)
     return found[-1] if found else "-"
@@ -117,7 +139,7 @@ def main():
     parser = argparse.ArgumentParser(prog="./dev fuzz", usage="./dev fuzz [--seconds N] [--jobs N] [--merge] [TARGET...]")
     parser.add_argument("build", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("corpus", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=60, help="of CPU time, for each target (default 60)")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("targets", nargs="*")
