@@ -21,6 +21,7 @@ inline constexpr auto kPoints = std::to_array<PointName>({
     {"source.reserve.answered"},
     {"source.prepare"},
     {"source.rootfs"},
+    {"source.volumes"},
     {"source.ready"},
     {"source.ready.before-record"},
     {"source.ready.recorded"},

@@ -319,7 +319,6 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
 
 Result<peer::Reply> DestinationMove::volume_applied(const peer::VolumeAppliedRequest& request) {
   TS_TRY(expect("the end of a volume's round", {State::kStaged, State::kStarting}));
-  TS_TRY(fault::at("destination.volume"));
   renew();
   TS_TRY_ASSIGN(auto* rounds, volume_rounds(request.volume()));
   const auto& where = staged_->volumes[request.volume()];

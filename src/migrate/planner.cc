@@ -1,5 +1,10 @@
 #include "migrate/planner.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <map>
+
 #include "base/text.h"
 #include "base/thread.h"
 #include "base/wall_clock.h"
@@ -8,6 +13,7 @@
 #include "migrate/cpu_features.h"
 #include "migrate/entry_handover.h"
 #include "migrate/exposures.h"
+#include "sys/file.h"
 
 namespace transship::migrate {
 namespace {

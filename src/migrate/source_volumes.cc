@@ -81,7 +81,6 @@ Result<> SourceVolumes::round_of_all(const std::vector<pid_t>* still) {
 Result<> SourceVolumes::copy(const std::function<void(uint64_t sent)>& progress) {
   auto before = milliseconds::max();
   for (int i = 0; i < kMostRounds && !volumes_.empty(); ++i) {
-    TS_TRY(fault::at("source.volumes.round"));
     auto begin = Clock::now();
     TS_TRY(round_of_all(nullptr));
     progress(sent_);

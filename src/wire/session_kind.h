@@ -17,6 +17,7 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kImageNeeded: return R::kImageNeeded;
     case Q::kImageLoad:
     case Q::kRootfsApplied:
+    case Q::kVolumeApplied:
     case Q::kRenew:
     case Q::kPlaced:
     case Q::kExpose:
