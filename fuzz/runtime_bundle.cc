@@ -33,7 +33,10 @@ void config(std::string_view bytes) {
   auto json = parse_json(bytes, "runc");
   if (!json) return;
   (void)bundle_network(*json);
-  (void)bundle_mounts(*json, "/bundle");
+  Bundle whole;
+  whole.directory = "/bundle";
+  whole.config = *json;
+  (void)bundle_volumes(whole);
 }
 
 // Nothing of it leaves the place it is given.

@@ -57,8 +57,8 @@ class VolumeScene:
         make_tree(self.home, READ_ONLY)
         self.home.run(["podman", "volume", "create", "--label", "who=blue", "data"])
         self.home.run(["podman", "run", "-d", "--name", "keeper", "--ip", ADDRESS, "-v", "data:/data", "-v", f"{BIND}:/mnt/bind",
-                       "-v", f"{READ_ONLY}:/mnt/fixed:ro", *options, lab.image("redis"), "redis-server", "--appendonly", "yes", "--appendfsync",
-                       "always", "--save", ""], timeout=90)
+                       "-v", f"{READ_ONLY}:/mnt/fixed:ro", *options, lab.image("redis"), "redis-server", "--save", "", "--protected-mode", "no", "--bind",
+                       "0.0.0.0", "--appendonly", "yes", "--appendfsync", "always"], timeout=90)
         lab.route(ADDRESS, "aws")
         self.wait_answer(self.home)
 
@@ -122,7 +122,7 @@ def test_what_was_there_before_is_not_overwritten(volume_scene):
     azure.run(["sh", "-c", f"echo precious > {BIND}/theirs"])
     outcome = move(s.home, "keeper", "azure")
     assert outcome.code != DONE
-    text = "\n".join(outcome.lines)
+    text = json.dumps(outcome.lines)
     assert "this host has a volume data" in text and f"{BIND} of this host is not empty" in text
     assert azure.run(["cat", f"{BIND}/theirs"]).stdout == "precious\n"
     s.wait_answer(s.home)
