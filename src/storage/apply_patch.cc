@@ -50,7 +50,13 @@ class Patcher {
  private:
   Result<> make_hole(const PatchRange& range) {
     TS_TRY(cancel_.check());
-    if (::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.offset, range.length) == 0) return {};
+    constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    // The last page of a file would stay when only what is within its size became a hole.
+    constexpr int64_t kBeyond = 64 << 10;
+    if (range.end() == e_.patch.size && range.end() <= INT64_MAX - kBeyond &&
+        ::fallocate(fd_, kPunch, range.offset, range.length + kBeyond) == 0)
+      return {};
+    if (::fallocate(fd_, kPunch, range.offset, range.length) == 0) return {};
     if (errno != EOPNOTSUPP && errno != ENOSYS)
       return fail_errno(errno, "make a hole of {} bytes at {}", range.length, range.offset);
     static constexpr std::array<std::byte, 64 << 10> kZeros = {};
