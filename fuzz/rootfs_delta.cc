@@ -57,16 +57,30 @@ constexpr const char* kXattrs[] = {"user.x",
                                    "trusted.overlay.metacopy",
                                    "trusted.overlay.redirect"};
 
+// Ranges may be in any order and overlap; none is longer than what our sender can be asked for.
+Patch patch_of(Input& in) {
+  Patch patch{in.number<uint16_t>(), in.number<uint16_t>(), {}};
+  for (auto ranges = in.byte() % 16; ranges > 0; --ranges) {
+    auto how = in.byte();
+    patch.ranges.push_back({in.number<uint16_t>(), in.number<uint16_t>(), (how & 1) != 0});
+  }
+  return patch;
+}
+
 Entry entry_of(Input& in) {
   Entry e;
   auto kind = in.byte();
-  e.kind = kind % 8 == 7 ? Entry::Kind::kDeleted : kind % 8 == 6 ? Entry::Kind::kHardLink : Entry::Kind::kNode;
+  e.kind = kind % 8 == 7   ? Entry::Kind::kDeleted
+           : kind % 8 == 6 ? Entry::Kind::kHardLink
+           : kind % 8 == 5 ? Entry::Kind::kPatch
+                           : Entry::Kind::kNode;
   e.path = name_of(in);
   auto type = in.byte();
   e.mode = kTypes[type % std::size(kTypes)] | (in.number<uint16_t>() & 07777U);
   if (e.kind == Entry::Kind::kHardLink) e.mode = S_IFREG | (e.mode & 07777U);
   if (S_ISLNK(e.mode) || e.kind == Entry::Kind::kHardLink) e.target = name_of(in);
   if (S_ISREG(e.mode) && e.kind == Entry::Kind::kNode) e.size = in.number<uint16_t>();
+  if (e.kind == Entry::Kind::kPatch) e.patch = patch_of(in);
   if (S_ISCHR(e.mode) && (type & 8) != 0) e.rdev = in.byte();
   e.uid = (type & 16) != 0 ? in.number<uint32_t>() : 0;
   e.mtime = {in.byte(), 0};
@@ -85,6 +99,7 @@ std::string archive_of(Input& in) {
     auto e = entry_of(in);
     good = !e.path.empty() && (*writer)->header(e).has_value();
     if (good && S_ISREG(e.mode) && e.kind == Entry::Kind::kNode) good = (*writer)->zeros(e.size).has_value();
+    if (good && e.kind == Entry::Kind::kPatch) good = (*writer)->zeros(e.patch.data_length()).has_value();
   }
   Entry end;
   end.kind = Entry::Kind::kEnd;
@@ -130,6 +145,7 @@ struct Wanted {
   uint16_t mode = 0644;
   std::string_view target = {};
   uint16_t size = 0;
+  Patch patch = {};
 };
 
 std::string encoded(const std::vector<Wanted>& entries) {
@@ -138,6 +154,12 @@ std::string encoded(const std::vector<Wanted>& entries) {
     out.byte(w.kind).piece(w.path).byte(w.type).number(w.mode);
     if (w.type == 2 || w.kind == 6) out.piece(w.target);
     if (w.type == 0 && w.kind == 0) out.number(w.size);
+    if (w.kind == 5) {
+      out.number(static_cast<uint16_t>(w.patch.base_size)).number(static_cast<uint16_t>(w.patch.size));
+      out.byte(static_cast<uint8_t>(w.patch.ranges.size()));
+      for (const auto& r : w.patch.ranges)
+        out.byte(r.hole ? 1 : 0).number(static_cast<uint16_t>(r.offset)).number(static_cast<uint16_t>(r.length));
+    }
     out.byte(9);
   }
   return out.bytes();
@@ -172,6 +194,17 @@ std::vector<std::string> seeds() {
   Input first(some), second(emptied);
   all.push_back(Output().byte(1).piece("").raw(archive_of(first)).bytes());
   all.push_back(Output().byte(1).piece(archive_of(second)).bytes());
+  // A patch of what the first round made, of a link and of nothing; and what no sender says of one.
+  auto patched =
+      encoded({{.kind = 5, .path = "d/f", .patch = {700, 9000, {{0, 10, false}, {20, 30, true}, {8000, 500, false}}}},
+               {.kind = 5, .path = "d/f", .patch = {9000, 100, {}}},
+               {.kind = 5, .path = "d/h", .patch = {100, 100, {{99, 1, true}}}}});
+  auto elsewhere = encoded({{.kind = 5, .path = "d/l", .patch = {9, 9, {{0, 9, false}}}}});
+  auto overlapping = encoded({{.kind = 5, .path = "d/f", .patch = {700, 700, {{5, 10, false}, {0, 10, false}}}}});
+  for (const auto& changes : {patched, elsewhere, overlapping})
+    all.push_back(Output().byte(0).piece(tree).raw(changes).bytes());
+  Input made(tree), blocks(patched);
+  all.push_back(Output().byte(1).piece(archive_of(made)).raw(archive_of(blocks)).bytes());
   return all;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <unordered_map>
 
+#include "storage/apply_patch.h"
 #include "storage/archive.h"
 #include "storage/beneath.h"
 #include "storage/scan_diff.h"
@@ -19,10 +20,6 @@ struct Times {
 
 constexpr std::string_view kDiskFull =
     "free space where the destination's containers are stored, or give the move another host";
-
-std::unexpected<Error> hostile(std::string_view path, std::string_view why) {
-  return fail(Errc::kPeerProtocol, "the source sent {}, which {}: refused", printable(path), why);
-}
 
 Result<> allowed_xattr(const Entry& e, const std::string& name) {
   constexpr std::array<std::string_view, 3> kPrefixes = {"user.", "trusted.", "security."};
@@ -81,6 +78,11 @@ class RoundApplier {
     auto [parent, name_view] = split_path(e.path);
     std::string name(name_view);
     TS_TRY_ASSIGN(int dir, parent_fd(parent));
+    if (e.kind == Entry::Kind::kPatch) {
+      TS_TRY_ASSIGN(uint64_t n, apply_patch(dir, name, e, in_, limits_.max_bytes - stats_.data_bytes, cancel_));
+      stats_.data_bytes += n;
+      return set_attributes_of(dir, name, e);
+    }
     TS_TRY(make_room(dir, name, e));
     if (e.kind == Entry::Kind::kHardLink) return link(e, dir, name);
     if (S_ISREG(e.mode)) {
@@ -102,6 +104,10 @@ class RoundApplier {
       return hostile(e.target, "is no name below the root");
     if (S_ISREG(e.mode) && (e.size < 0 || static_cast<uint64_t>(e.size) > limits_.max_file_size))
       return fail(Errc::kNoSpace, "its size of {} bytes is over the limit", e.size);
+    bool patch = e.kind == Entry::Kind::kPatch;
+    if (patch && !S_ISREG(e.mode)) return hostile(e.path, "is a patch and no plain file");
+    if (patch && static_cast<uint64_t>(e.patch.size) > limits_.max_file_size)
+      return fail(Errc::kNoSpace, "its size of {} bytes is over the limit", e.patch.size);
     bool device = S_ISBLK(e.mode) || (S_ISCHR(e.mode) && !is_whiteout(e.mode, e.rdev));
     if (device && e.kind == Entry::Kind::kNode && !limits_.allow_devices) return hostile(e.path, "is a device");
     for (const auto& [name, value] : e.xattrs) TS_TRY(allowed_xattr(e, name));
@@ -184,16 +190,6 @@ class RoundApplier {
     }
     // Holes were not written; one at the end is only there in the size.
     if (::ftruncate(file.get(), e.size) != 0) return fail_errno(errno, "set its size to {}", e.size);
-    return {};
-  }
-
-  static Result<> write_at(int fd, std::span<const std::byte> bytes, int64_t offset) {
-    while (!bytes.empty()) {
-      ssize_t n = retry_eintr([&] { return ::pwrite(fd, bytes.data(), bytes.size(), offset); });
-      if (n < 0) return fail_errno(errno, "write {} bytes at {}", bytes.size(), offset);
-      bytes = bytes.subspan(static_cast<size_t>(n));
-      offset += n;
-    }
     return {};
   }
 

@@ -13,12 +13,14 @@ namespace {
 
 constexpr size_t kBlock = 256 << 10;
 constexpr std::string_view kCountAttribute = "transship.count";
+constexpr std::string_view kPatchAttribute = "transship.patch";
 constexpr std::array<std::byte, 1 << 20> kZeros = {};
 
 std::string_view kind_text(const Entry& e) {
   switch (e.kind) {
     case Entry::Kind::kDeleted: return "deleted";
     case Entry::Kind::kEnd: return "end";
+    case Entry::Kind::kPatch: return "patch";
     case Entry::Kind::kNode: return S_ISSOCK(e.mode) ? "socket" : "";
     case Entry::Kind::kHardLink: return "";
   }
@@ -98,7 +100,11 @@ Result<> ArchiveWriter::header(const Entry& e) {
   ::archive_entry_set_size(entry_, 0);
   if (!kind.empty()) add_xattr(entry_, Entry::kKindAttribute, kind);
   if (e.kind == Entry::Kind::kEnd) add_xattr(entry_, kCountAttribute, fmt::format("{}", e.count));
-  if (e.kind == Entry::Kind::kNode) fill_node(e, entry_);
+  if (e.kind == Entry::Kind::kNode || e.kind == Entry::Kind::kPatch) fill_node(e, entry_);
+  if (e.kind == Entry::Kind::kPatch) {
+    add_xattr(entry_, kPatchAttribute, to_text(e.patch));
+    ::archive_entry_set_size(entry_, e.patch.data_length());
+  }
   if (e.kind == Entry::Kind::kHardLink) {
     ::archive_entry_set_filetype(entry_, AE_IFREG);
     ::archive_entry_copy_hardlink(entry_, e.target.c_str());
@@ -170,6 +176,8 @@ Result<> set_kind(std::string_view kind, Entry& entry) {
     entry.kind = Entry::Kind::kDeleted;
   } else if (kind == "end") {
     entry.kind = Entry::Kind::kEnd;
+  } else if (kind == "patch") {
+    entry.kind = Entry::Kind::kPatch;
   } else if (kind == "socket") {
     entry.mode = (entry.mode & 07777U) | S_IFSOCK;
   } else {
@@ -209,12 +217,17 @@ Result<std::optional<Entry>> ArchiveReader::next(size_t max_xattr_bytes) {
 Result<> ArchiveReader::read_xattrs(archive_entry* e, size_t max_bytes, Entry& entry) {
   size_t left = max_bytes;
   std::string kind;
+  std::optional<Patch> patch;
   const char* name = nullptr;
   const void* value = nullptr;
   size_t size = 0;
   (void)::archive_entry_xattr_reset(e);
   while (::archive_entry_xattr_next(e, &name, &value, &size) == ARCHIVE_OK) {
     std::string key = text_or_empty(name);
+    if (key == kPatchAttribute) {  // has limits of its own
+      TS_TRY_ASSIGN(patch, parse_patch({static_cast<const char*>(value), size}));
+      continue;
+    }
     if (key.size() + size > left)
       return fail(Errc::kPeerProtocol, "extended attributes of {} are over {} bytes", printable(entry.path), max_bytes);
     left -= key.size() + size;
@@ -227,7 +240,11 @@ Result<> ArchiveReader::read_xattrs(archive_entry* e, size_t max_bytes, Entry& e
       entry.xattrs.emplace(std::move(key), std::move(bytes));
     }
   }
-  return set_kind(kind, entry);
+  TS_TRY(set_kind(kind, entry));
+  if (patch.has_value() != (entry.kind == Entry::Kind::kPatch))
+    return fail(Errc::kPeerProtocol, "the file stream has {}, which is only half a patch", printable(entry.path));
+  if (patch) entry.patch = std::move(*patch);
+  return {};
 }
 
 Result<std::optional<ArchiveReader::Block>> ArchiveReader::block() {

@@ -12,6 +12,8 @@
 
 #include "base/result.h"
 #include "storage/byte_stream.h"
+#include "storage/extent.h"
+#include "storage/patch.h"
 #include "storage/xattr.h"
 
 struct archive;
@@ -19,15 +21,11 @@ struct archive_entry;
 
 namespace transship::storage {
 
-struct Extent {
-  int64_t offset = 0;
-  int64_t length = 0;
-};
-
 struct Entry {
   // What pax has no type for is a plain file with an attribute of this name, in no namespace that Linux knows.
   static constexpr std::string_view kKindAttribute = "transship.kind";
-  enum class Kind { kNode, kHardLink, kDeleted, kEnd };
+  // kPatch: a plain file that the receiver has, of which only some ranges come.
+  enum class Kind { kNode, kHardLink, kDeleted, kPatch, kEnd };
   Kind kind = Kind::kNode;
   std::string path;
   std::string target;  // of a symbolic or hard link
@@ -35,11 +33,12 @@ struct Entry {
   int64_t uid = 0;
   int64_t gid = 0;
   dev_t rdev = 0;
-  int64_t size = 0;  // of plain files
+  int64_t size = 0;  // of plain files; of a patch: of its data
   timespec atime = {};
   timespec mtime = {};
   Xattrs xattrs;
   std::vector<Extent> extents;  // of data, when the file has holes; only used for writing
+  Patch patch;                  // kPatch
   uint64_t count = 0;           // kEnd: entries before it
 };
 
@@ -49,7 +48,8 @@ class ArchiveWriter {
   static Result<std::unique_ptr<ArchiveWriter>> create(Writer& out);
   ~ArchiveWriter();
   Result<> header(const Entry& entry);
-  // Contents of the plain file whose header was last written, in order; `size` bytes in all, holes as zeros.
+  // Contents of the plain file whose header was last written, in order; `size` bytes in all, holes as zeros. Of a
+  // patch: the data of its ranges, one after another.
   Result<> data(std::span<const std::byte> bytes);
   Result<> zeros(int64_t length);
   Result<> finish();

@@ -81,6 +81,7 @@ Bytes stream_of(const std::vector<Entry>& entries, bool with_end = true, uint64_
     auto r = (*w)->header(e);
     TS_CHECK(r, "{}", r.error().message());
     if (S_ISREG(e.mode) && e.kind == Entry::Kind::kNode) TS_CHECK((*w)->zeros(e.size));
+    if (e.kind == Entry::Kind::kPatch) TS_CHECK((*w)->zeros(e.patch.data_length()));
   }
   Entry end;
   end.kind = Entry::Kind::kEnd;
@@ -224,14 +225,110 @@ TEST_F(Hostile, CutAnywhereIsNoticed) {
   EXPECT_FALSE(apply_round(root.get(), more, {}, never()));
 }
 
+// ---- patches
+
+Entry patch_of(std::string path, Patch patch) {
+  auto e = file(std::move(path));
+  e.kind = Entry::Kind::kPatch;
+  e.patch = std::move(patch);
+  return e;
+}
+
+// As our writer would never say it: the text of the ranges is the test's, and so is the length of the data.
+Entry odd_patch(std::string path, std::string text, int64_t data) {
+  auto e = file(std::move(path));
+  e.xattrs[std::string(Entry::kKindAttribute)] = "patch";
+  e.xattrs["transship.patch"] = std::move(text);
+  e.size = data;
+  return e;
+}
+
+struct HostilePatch : Hostile {
+  void SetUp() override {
+    Hostile::SetUp();
+    write_text(box / "root/f", std::string(1000, 'f'));
+  }
+};
+
+TEST_F(HostilePatch, OneOfTheSameMakingIsAccepted) {
+  auto r =
+      apply({patch_of("f", {1000, 1200, {{10, 20, false}, {1100, 50, true}}}), odd_patch("f", "1200 1200 +0:5", 5)});
+  ASSERT_TRUE(r) << r.error().message();
+  EXPECT_EQ(fs::file_size(box / "root/f"), 1200U);
+}
+
+TEST_F(HostilePatch, OfWhatIsNoPlainFile) {
+  fs::create_symlink("../outside", box / "root/link");
+  fs::create_symlink("..", box / "root/way-out");
+  fs::create_directory(box / "root/d");
+  ASSERT_EQ(::mkfifo((box / "root/fifo").c_str(), 0600), 0);
+  for (const char* name : {"link", "d", "fifo", "none", "d/none", "none/f", "way-out/outside", "../outside", "."}) {
+    SCOPED_TRACE(name);
+    expect_refused({patch_of(name, {9, 9, {{0, 5, false}}})});
+    expect_refused({patch_of(name, {0, 0, {}})});
+  }
+  expect_refused({symlink_to("f", "../outside"), patch_of("f", {9, 9, {{0, 5, false}}})});
+  expect_refused({deleted("f"), patch_of("f", {1000, 1000, {}})});
+  auto directory = odd_patch("d", "9 9", 0);
+  directory.mode = S_IFDIR | 0755;
+  expect_refused({directory});
+}
+
+TEST_F(HostilePatch, RangesThatCannotBe) {
+  for (const char* text :
+       {"1000 1000 +0:10 +5:5", "1000 1000 +10:5 +0:5", "1000 1000 -10:5 +0:10", "1000 1000 +995:10",
+        "1000 1000 +2000:10", "1000 1000 +-5:10", "1000 1000 +0:-10", "1000 -5 +0:10", "-1 1000 +0:10",
+        "1000 1000 +0:0 +0:10", "1000", "", "1000 99999999999999999999 +0:10", "1000 1000 +9223372036854775807:10"}) {
+    SCOPED_TRACE(text);
+    expect_refused({odd_patch("f", text, 10)});
+  }
+  std::string million = "1000 100000000";
+  for (int i = 0; i < 1'000'000; ++i) million += fmt::format(" +{}:1", i * 2);
+  expect_refused({odd_patch("f", million.substr(0, 700'000), 10)});
+  std::string just_over = "1000 1000000";
+  for (size_t i = 0; i <= Patch::kMaxRanges; ++i) just_over += fmt::format(" -{}:1", i * 2);
+  expect_refused({odd_patch("f", just_over, 0)});
+  EXPECT_EQ(fs::file_size(box / "root/f"), 1000U) << "refused before anything was done";
+}
+
+TEST_F(HostilePatch, DataThatDoesNotFitTheRanges) {
+  expect_refused({odd_patch("f", "1000 1000 +0:10", 9)});
+  expect_refused({odd_patch("f", "1000 1000 +0:10 +20:10", 10)});
+  expect_refused({odd_patch("f", "1000 1000 +0:10", 11)});
+  expect_refused({odd_patch("f", "1000 1000 -0:10", 11)});
+  expect_refused({odd_patch("f", "1000 1000", 1)});
+  auto sparse = odd_patch("f", "1000 1000 +0:600", 600);
+  sparse.extents = {{512, 88}};
+  expect_refused({sparse});
+  auto half = file("f");
+  half.xattrs[std::string(Entry::kKindAttribute)] = "patch";
+  expect_refused({half});
+  half.xattrs = {{"transship.patch", "1000 1000"}};
+  expect_refused({half});
+}
+
+TEST_F(HostilePatch, OfAFileOfAnotherSize) {
+  expect_refused({patch_of("f", {999, 1000, {{0, 5, false}}})});
+  expect_refused({patch_of("f", {1000, 2000, {}}), patch_of("f", {1000, 1000, {}})});
+}
+
+TEST_F(HostilePatch, MoreThanTheLimits) {
+  expect_refused({patch_of("f", {1000, 1001, {}})}, Errc::kNoSpace, {.max_file_size = 1000});
+  expect_refused({patch_of("f", {1000, 1000, {{0, 600, false}}}), patch_of("f", {1000, 1000, {{0, 600, false}}})},
+                 Errc::kNoSpace, {.max_bytes = 1000});
+  expect_refused({patch_of("f", {1000, 1000, {}}), patch_of("f", {1000, 1000, {}})}, Errc::kNoSpace,
+                 {.max_entries = 1});
+}
+
 // Flipped bytes must end in an error or in some tree below the root, never in a crash or beside it (see TearDown).
 TEST_F(Hostile, FlippedBytes) {
   auto e = file("dir/f");
   e.size = 2000;
   e.xattrs["user.x"] = "value";
   e.extents = {{1000, 500}};
-  auto whole = stream_of(
-      {of_mode("dir", S_IFDIR | 0755), e, symlink_to("dir/l", "f"), hard_link("dir/h", "dir/f"), deleted("x")});
+  auto whole = stream_of({of_mode("dir", S_IFDIR | 0755), e,
+                          patch_of("dir/f", {2000, 3000, {{100, 700, false}, {2500, 9, true}}}),
+                          symlink_to("dir/l", "f"), hard_link("dir/h", "dir/f"), deleted("x")});
   std::mt19937 random(20'261'122);
   size_t refused = 0;
   for (int i = 0; i < 3000; ++i) {

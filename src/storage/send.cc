@@ -5,12 +5,11 @@
 #include "storage/archive.h"
 #include "storage/beneath.h"
 #include "storage/scan_diff.h"
+#include "storage/send_contents.h"
 #include "storage/tree_delta.h"
 
 namespace transship::storage {
 namespace {
-
-constexpr size_t kReadSize = 1 << 20;
 
 // What is known before the contents are read; nothing when the name is gone or is something else by now.
 struct Current {
@@ -21,25 +20,6 @@ struct Current {
 bool same_file(const struct stat& a, const struct stat& b) {
   return a.st_ino == b.st_ino && a.st_size == b.st_size && to_ns(a.st_ctim) == to_ns(b.st_ctim) &&
          to_ns(a.st_mtim) == to_ns(b.st_mtim);
-}
-
-// Where the data is; empty when there is none at all or everything is data.
-Result<std::vector<Extent>> data_extents(int fd, int64_t size) {
-  std::vector<Extent> extents;
-  int64_t at = 0;
-  while (at < size) {
-    off_t data = ::lseek(fd, at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0 && errno == EINVAL) return std::vector<Extent>{{0, size}};  // this file system cannot tell
-    if (data < 0) return fail_errno(errno, "look for holes");
-    off_t hole = ::lseek(fd, data, SEEK_HOLE);
-    if (hole < 0 && errno == ENXIO) break;  // shrank meanwhile
-    if (hole < 0) return fail_errno(errno, "look for holes");
-    int64_t end = std::min<int64_t>(hole, size);
-    if (data < end) extents.push_back({data, end - data});
-    at = hole;
-  }
-  return extents;
 }
 
 Result<std::string> read_link(int dir_fd, const std::string& name, int64_t size_hint) {
@@ -57,19 +37,30 @@ bool gone(const Error& e) { return e.sys_errno() == ENOENT || e.sys_errno() == E
 class RoundSender {
  public:
   RoundSender(int root_fd, ArchiveWriter& out, const RoundOptions& options, const Cancel& cancel, Scan& scan)
-      : root_fd_(root_fd), out_(out), options_(options), cancel_(cancel), scan_(scan), buffer_(kReadSize) {}
+      : root_fd_(root_fd),
+        out_(out),
+        options_(options),
+        cancel_(cancel),
+        scan_(scan),
+        contents_(out, options, cancel, stats_) {}
 
   Result<RoundStats> run(const ScanDiff& diff) {
+    struct stat root = {};
+    if (::fstat(root_fd_, &root) != 0) return fail_errno(errno, "read attributes of the root directory");
+    contents_.set_device(root.st_dev);
     for (const auto& path : diff.deleted) {
+      if (options_.known != nullptr) options_.known->forget_tree(path);
       Entry e;
       e.kind = Entry::Kind::kDeleted;
       e.path = path;
       TS_TRY(out_.header(e));
       ++stats_.deletions;
     }
+    find_patchable_names(diff);
     for (uint32_t i = 0; i < diff.send.size(); ++i) {
-      if (!diff.send[i]) continue;
+      if (!diff.send[i] || sent_early_.contains(i)) continue;
       TS_TRY(cancel_.check());
+      TS_TRY(send_patchable_name_of(i));
       TS_TRY(send(i));
     }
     for (const auto& n : scan_.nodes_) stats_.unsettled += n.unsettled ? 1 : 0;
@@ -83,6 +74,37 @@ class RoundSender {
   }
 
  private:
+  // A file with several names is sent under one that the other side has, whichever comes first here, so that it can be
+  // patched; the others are links to that.
+  void find_patchable_names(const ScanDiff& diff) {
+    if (options_.known == nullptr || options_.known->files() == 0) return;
+    for (uint32_t i = 0; i < diff.send.size(); ++i) {
+      const Node& n = scan_.nodes_[i];
+      if (diff.send[i] && S_ISREG(n.mode) && n.nlink > 1 && n.size >= kLargeFile && options_.known->has(scan_.path(i)))
+        patchable_.emplace(n.inode, i);
+    }
+  }
+
+  Result<> send_patchable_name_of(uint32_t index) {
+    if (patchable_.empty()) return {};
+    auto found = patchable_.find(scan_.nodes_[index].inode);
+    if (found == patchable_.end()) return {};
+    uint32_t name = found->second;
+    patchable_.erase(found);
+    if (name == index) return {};
+    sent_early_.insert(name);
+    return send(name);
+  }
+
+  // What the other side has of that name is something else from here on.
+  void forget(const Entry& e) {
+    if (options_.known == nullptr) return;
+    if (S_ISDIR(e.mode))
+      options_.known->forget(e.path);
+    else
+      options_.known->forget_tree(e.path);
+  }
+
   // A name that is gone or was replaced stays in the scan as unsettled: the next round deletes it or sends what is
   // there.
   Result<> send(uint32_t index) {
@@ -132,6 +154,7 @@ class RoundSender {
       e.kind = Entry::Kind::kHardLink;
       e.path = scan_.path(index);
       e.target = scan_.path(first->second);
+      forget(e);
       node = with_attributes(node, now.st, now.seen_at_ns);
       return out_.header(e);
     }
@@ -146,6 +169,7 @@ class RoundSender {
         TS_TRY_ASSIGN(e.target, read_link(dir, name, now.st.st_size));
       }
       node = with_attributes(node, now.st, now.seen_at_ns);
+      forget(e);
       TS_TRY(out_.header(e));
     }
     if (linked) sent_inodes_.emplace(node.inode, index);
@@ -208,13 +232,8 @@ class RoundSender {
     if (e.xattrs.contains(std::string(kMetacopy))) {
       TS_TRY_ASSIGN(merged, open_in_merged(index, e));
     }
-    int fd = merged.valid() ? merged.get() : own.get();
-    TS_TRY_ASSIGN(auto extents, data_extents(fd, e.size));
-    bool whole = extents.size() == 1 && extents[0].offset == 0 && extents[0].length == e.size;
-    if (!whole) e.extents = extents;
-    if (extents.empty() && e.size > 0) e.extents.push_back({0, 0});  // libarchive's way to say: one hole
-    TS_TRY(out_.header(e));
-    TS_TRY_CTX(send_contents(fd, e.size, extents), printable(e.path));
+    // Of what is only in the merged view nothing is remembered: its inode is another one.
+    TS_TRY(contents_.send(merged.valid() ? merged.get() : own.get(), before, !merged.valid(), e));
     struct stat after = {};
     if (::fstat(own.get(), &after) != 0) return fail_errno(errno, "read attributes of {}", printable(e.path));
     set_attributes(node, before, seen_at);
@@ -224,42 +243,18 @@ class RoundSender {
     return {};
   }
 
-  // Exactly `size` bytes whatever happens to the file: what is missing is zeros, and the file is sent again next time.
-  Result<> send_contents(int fd, int64_t size, const std::vector<Extent>& extents) {
-    int64_t at = 0;
-    for (const auto& x : extents) {
-      TS_TRY(out_.zeros(x.offset - at));
-      TS_TRY(send_extent(fd, x));
-      at = x.offset + x.length;
-    }
-    return out_.zeros(size - at);
-  }
-
-  Result<> send_extent(int fd, Extent x) {
-    while (x.length > 0) {
-      TS_TRY(cancel_.check());
-      auto want = std::min(static_cast<size_t>(x.length), buffer_.size());
-      ssize_t n = retry_eintr([&] { return ::pread(fd, buffer_.data(), want, x.offset); });
-      if (n < 0) return fail_errno(errno, "read at {}", x.offset);
-      if (n == 0) return out_.zeros(x.length);
-      TS_TRY(out_.data(std::span(buffer_).first(static_cast<size_t>(n))));
-      stats_.data_bytes += static_cast<uint64_t>(n);
-      x.offset += n;
-      x.length -= n;
-    }
-    return {};
-  }
-
   int root_fd_;
   ArchiveWriter& out_;
   const RoundOptions& options_;
   const Cancel& cancel_;
   Scan& scan_;
-  std::vector<std::byte> buffer_;
   Fd parent_;
   uint32_t parent_index_ = 0;
   std::unordered_map<uint64_t, uint32_t> sent_inodes_;  // of files with several names: the first that was sent
+  std::unordered_map<uint64_t, uint32_t> patchable_;    // of files with several names: one that the other side has
+  std::unordered_set<uint32_t> sent_early_;
   RoundStats stats_;
+  ContentSender contents_;
 };
 
 Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options,
@@ -268,8 +263,13 @@ Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const Ro
   auto diff = diff_scans(previous, scan, options.always_resend);
   if (options.resend_root) diff.send[0] = true;
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));
-  TS_TRY_ASSIGN(RoundStats done, RoundSender(root_fd, *writer, options, cancel, scan).run(diff));
-  if (stats != nullptr) *stats = done;
+  auto done = RoundSender(root_fd, *writer, options, cancel, scan).run(diff);
+  if (!done) {
+    // How much of it has arrived is not known.
+    if (options.known != nullptr) options.known->clear();
+    return std::unexpected(std::move(done).error());
+  }
+  if (stats != nullptr) *stats = *done;
   return scan;
 }
 

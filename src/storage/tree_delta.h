@@ -3,8 +3,9 @@
 // One round is one pax archive (names and values as raw bytes) on one Writer; its last entry says how much came before,
 // so that a stream that was cut is noticed. Carried: numeric owner, mode, access and modification time in ns, every
 // extended attribute (capabilities, POSIX ACLs, overlay's opaque and redirect), hard links, symbolic links, holes,
-// devices, overlay whiteouts (character device 0:0), FIFOs, unix sockets, names of any bytes. Not carried: SELinux
-// labels (the destination's engine sets its own), overlay's own bookkeeping (origin, impure, uuid, nlink), inode flags.
+// large files as patches of what the other side has, devices, overlay whiteouts (character device 0:0), FIFOs, unix
+// sockets, names of any bytes. Not carried: SELinux labels (the destination's engine sets its own), overlay's own
+// bookkeeping (origin, impure, uuid, nlink), inode flags.
 #pragma once
 #include <sys/types.h>
 
@@ -16,7 +17,9 @@
 #include "base/cancel.h"
 #include "base/result.h"
 #include "storage/byte_stream.h"
+#include "storage/known_files.h"
 #include "storage/scan.h"
+#include "storage/written_ranges.h"
 
 namespace transship::storage {
 
@@ -31,12 +34,20 @@ struct RoundOptions {
   // The mounted view of the same tree; contents of files of which overlay keeps only attributes in the upper directory
   // (metacopy) are read there. -1: such a file is an error.
   int merged_fd = -1;
+  // What the other side has of large files; those are then sent as patches. Brought up to date by the round, empty
+  // after one that failed. May be filled with what the other side says that it has (hash_file). Null: every file is
+  // sent whole.
+  KnownFiles* known = nullptr;
+  // With `known`: of a file that is known only what this names is read. Null: all of it is, and compared.
+  WrittenRanges* written = nullptr;
 };
 
 struct RoundStats {
   uint64_t entries = 0;  // names sent with their attributes
   uint64_t deletions = 0;
   uint64_t data_bytes = 0;  // file contents
+  uint64_t read_bytes = 0;  // of files, also what was then found to be there already
+  uint64_t patched = 0;     // files of which only what changed was sent
   uint64_t unsettled = 0;   // changed while they were read, or just before: the next round sends them again
 };
 

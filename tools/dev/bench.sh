@@ -36,11 +36,11 @@ bench_micro() {
   local filter=${1:-.} matched=no program
   [[ $filter != -* ]] || usage_error "bench micro does not know '$filter'"
   configure release
-  for program in memory_bench state_bench wire_bench; do
+  for program in memory_bench state_bench tree_bench wire_bench; do
     has_target "$program" || fail "this checkout has no $program: nothing in bench/CMakeLists.txt makes it"
   done
-  build release memory_bench state_bench wire_bench
-  for program in memory_bench state_bench; do
+  build release memory_bench state_bench tree_bench wire_bench
+  for program in memory_bench state_bench tree_bench; do
     [[ $("build/release/bin/$program" --benchmark_list_tests --benchmark_filter="$filter" 2>/dev/null) ]] || continue
     matched=yes
     stage "$program"
@@ -51,7 +51,7 @@ bench_micro() {
     stage wire_bench
     build/release/bin/wire_bench
   fi
-  [[ $matched == yes ]] || fail "no part matches '$filter': build/release/bin/{memory,state}_bench --benchmark_list_tests have their names"
+  [[ $matched == yes ]] || fail "no part matches '$filter': build/release/bin/{memory,state,tree}_bench --benchmark_list_tests have their names"
 }
 
 has_target() { ninja -C build/release -t query "$1" >/dev/null 2>&1; }

@@ -78,8 +78,8 @@ TEXT
 ./dev bench postgres [OPTIONS] the same with a PostgreSQL whose shared buffers are full, and Podman's archive
 ./dev bench network [OPTIONS]  what clients notice when the tunnel leads to the container: silence at several delays, datagrams,
                                HTTP transfers, throughput beside plain WireGuard (./dev bench network --help)
-./dev bench micro [FILTER]     builds and runs memory_bench (a Google Benchmark program) and wire_bench. FILTER is a regular
-                               expression: only those parts of memory_bench, and wire_bench if its name matches
+./dev bench micro [FILTER]     builds and runs memory_bench, state_bench, tree_bench (Google Benchmark programs) and wire_bench.
+                               FILTER is a regular expression: only those parts, and wire_bench if its name matches
 
 All of it is the release build. Nothing else should be busy on the machine.
 TEXT

@@ -1,0 +1,202 @@
+#include "storage/known_files.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "storage/beneath.h"
+
+namespace transship::storage {
+
+size_t KnownFiles::cost(std::string_view path, size_t blocks) {
+  constexpr size_t kEntry = 160;  // nodes of the containers, measured with glibc's allocator
+  return kEntry + path.size() + blocks * sizeof(BlockHash);
+}
+
+const FileHashes* KnownFiles::find(std::string_view path) const {
+  auto it = files_.find(path);
+  return it == files_.end() ? nullptr : &it->second.hashes;
+}
+
+bool KnownFiles::has_room_for(std::string_view path, int64_t size) const {
+  auto blocks = block_count(size);
+  return blocks <= max_bytes_ / sizeof(BlockHash) && cost(path, blocks) <= max_bytes_ - bytes_;
+}
+
+bool KnownFiles::put(std::string path, KnownFile file) {
+  forget(path);
+  // Hashes may come from the other side.
+  if (file.hashes.size < 0 || file.hashes.size > INT64_MAX - kHashBlock) return false;
+  if (file.hashes.blocks.size() != block_count(file.hashes.size)) return false;
+  if (!has_room_for(path, file.hashes.size)) return false;
+  if (file.followed) {
+    unfollow(file.followed->inode);
+    followers_.emplace(file.followed->inode, path);
+  }
+  bytes_ += cost(path, file.hashes.blocks.size());
+  files_.emplace(std::move(path), std::move(file));
+  return true;
+}
+
+std::optional<KnownFile> KnownFiles::take(std::string_view path) {
+  auto it = files_.find(path);
+  if (it == files_.end()) return {};
+  bytes_ -= cost(path, it->second.hashes.blocks.size());
+  if (it->second.followed) followers_.erase(it->second.followed->inode);
+  auto file = std::move(it->second);
+  files_.erase(it);
+  return file;
+}
+
+void KnownFiles::forget_tree(std::string_view path) {
+  if (files_.empty()) return;
+  forget(path);
+  auto below = std::string(path) + "/";
+  for (auto it = files_.lower_bound(below); it != files_.end() && it->first.starts_with(below);) {
+    auto name = (it++)->first;
+    forget(name);
+  }
+}
+
+void KnownFiles::unfollow(uint64_t inode) {
+  auto it = followers_.find(inode);
+  if (it == followers_.end()) return;
+  files_.find(it->second)->second.followed.reset();
+  followers_.erase(it);
+}
+
+void KnownFiles::clear() {
+  files_.clear();
+  followers_.clear();
+  bytes_ = 0;
+}
+
+// ---- on disk
+//
+//   "TSKF" u32 version u64 files
+//   each file: u32 length of its name, name, u64 size, then runs until all blocks are there:
+//              u32 number of blocks, highest bit: holes; without it so many hashes of 16 bytes
+//   u64 XXH3-64 of all that
+//
+// Numbers have the machine's byte order: the file stays on its host.
+
+namespace {
+
+constexpr std::string_view kMagic = "TSKF";
+constexpr uint32_t kVersion = 1;
+constexpr uint32_t kHoleBit = 1U << 31;
+constexpr size_t kMaxPath = 32'768;
+
+template <class T>
+void append(std::string& to, T value) {
+  to.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+void append_blocks(std::string& to, std::span<const BlockHash> blocks) {
+  while (!blocks.empty()) {
+    bool hole = blocks[0].is_hole();
+    auto end = std::ranges::find_if(blocks, [&](const BlockHash& b) { return b.is_hole() != hole; });
+    auto n = std::min<size_t>(static_cast<size_t>(end - blocks.begin()), kHoleBit - 1);
+    append(to, static_cast<uint32_t>(n) | (hole ? kHoleBit : 0));
+    if (!hole) to.append(reinterpret_cast<const char*>(blocks.data()), n * sizeof(BlockHash));
+    blocks = blocks.subspan(n);
+  }
+}
+
+std::unexpected<Error> corrupt(std::string_view why) {
+  return fail(Errc::kCorrupt, "the record of what the other side has {}", why);
+}
+
+class Parser {
+ public:
+  explicit Parser(std::string_view text) : rest_(text) {}
+  bool empty() const { return rest_.empty(); }
+  bool bytes(size_t n, std::string_view& out) {
+    if (n > rest_.size()) return false;
+    out = rest_.substr(0, n);
+    rest_.remove_prefix(n);
+    return true;
+  }
+  template <class T>
+  bool number(T& out) {
+    std::string_view raw;
+    if (!bytes(sizeof out, raw)) return false;
+    std::memcpy(&out, raw.data(), sizeof out);
+    return true;
+  }
+
+ private:
+  std::string_view rest_;
+};
+
+bool read_blocks(Parser& in, std::vector<BlockHash>& blocks) {
+  for (size_t at = 0; at < blocks.size();) {
+    uint32_t run = 0;
+    std::string_view raw;
+    if (!in.number(run)) return false;
+    size_t n = run & ~kHoleBit;
+    if (n == 0 || n > blocks.size() - at) return false;
+    if ((run & kHoleBit) == 0) {
+      if (!in.bytes(n * sizeof(BlockHash), raw)) return false;
+      std::memcpy(&blocks[at], raw.data(), raw.size());
+    }
+    at += n;
+  }
+  return true;
+}
+
+Result<> read_file_into(Parser& in, KnownFiles& known) {
+  uint32_t length = 0;
+  std::string_view path;
+  KnownFile file;
+  if (!in.number(length) || length > kMaxPath || !in.bytes(length, path) || !in.number(file.hashes.size))
+    return corrupt("is cut");
+  if (!is_clean_path(path) || known.has(path)) return corrupt("has a name that cannot be");
+  if (file.hashes.size < 0 || file.hashes.size > INT64_MAX - kHashBlock) return corrupt("has a size that cannot be");
+  if (!known.has_room_for(path, file.hashes.size))
+    return fail(Errc::kNoSpace, "the record of what the other side has takes more memory than it may");
+  file.hashes.blocks.resize(block_count(file.hashes.size));
+  if (!read_blocks(in, file.hashes.blocks)) return corrupt("has blocks that do not fit");
+  (void)known.put(std::string(path), std::move(file));
+  return {};
+}
+
+}  // namespace
+
+std::string KnownFiles::serialize() const {
+  std::string text(kMagic);
+  append(text, kVersion);
+  append(text, static_cast<uint64_t>(files_.size()));
+  for (const auto& [path, file] : files_) {
+    append(text, static_cast<uint32_t>(path.size()));
+    text += path;
+    append(text, file.hashes.size);
+    append_blocks(text, file.hashes.blocks);
+  }
+  append(text, static_cast<uint64_t>(XXH3_64bits(text.data(), text.size())));
+  return text;
+}
+
+Result<KnownFiles> KnownFiles::parse(std::string_view text, size_t max_bytes) {
+  if (text.size() < sizeof(uint64_t)) return corrupt("is cut");
+  Parser end(text.substr(text.size() - sizeof(uint64_t)));
+  text.remove_suffix(sizeof(uint64_t));
+  uint64_t checksum = 0;
+  if (!end.number(checksum) || checksum != XXH3_64bits(text.data(), text.size()))
+    return corrupt("has another checksum");
+  Parser in(text);
+  std::string_view magic;
+  uint32_t version = 0;
+  uint64_t files = 0;
+  if (!in.bytes(kMagic.size(), magic) || magic != kMagic || !in.number(version) || version != kVersion)
+    return corrupt("is of another version");
+  if (!in.number(files)) return corrupt("is cut");
+  KnownFiles known(max_bytes);
+  for (uint64_t i = 0; i < files; ++i) TS_TRY(read_file_into(in, known));
+  if (!in.empty()) return corrupt("goes on after its end");
+  return known;
+}
+
+}  // namespace transship::storage
