@@ -120,7 +120,7 @@ TEXT
                                                    that are named, for N seconds (60), one at a time unless --jobs says more
 ./dev fuzz --merge [TARGET...]                     puts the smallest inputs that reach most into fuzz/corpus
 
-An input that ends a target, leaks or takes longer than a minute is kept in build/fuzz/findings; then the exit code is 1.
+An input that ends a target, leaks or takes longer than ten minutes is kept in build/fuzz/findings; then the exit code is 1.
 What is new is kept in build/fuzz/corpus for the next run. docs/fuzzing.md has the targets and what to do with a finding.
 TEXT
     clean) cat <<'TEXT' ;;
