@@ -21,6 +21,10 @@
 // change before that is told now, one after it by the next take(). Unless it has been undone by then: a hole, something
 // shifted there, read by the caller, and a hole again. But the caller's reading has put it into memory, so undoing it
 // drops those pages, and that is an event.
+//
+// Cost: 0.1 to 0.2 us for each page (or folio) of a followed file that becomes dirty, a lookup for those of others; a
+// look without settling 10 us, 0.2 ms when something was written, and some us for each extent on btrfs
+// (docs/storage.md).
 #pragma once
 #include <sys/types.h>
 

@@ -250,7 +250,7 @@ TEST_P(OnEachDisk, LittleIsToldOfLittle) {
 }
 
 TEST_F(WrittenBlocksTest, WhatDoesNotFitMakesEverythingUnknownOnce) {
-  start(kExt4, {.events = 64});
+  start(kExt4, {.events = 8});
   if (IsSkipped() || HasFailure()) return;
   FileWriter writer(file(), 16 * kMiB, 1), quiet(file("quiet"), kMiB, 1);
   Copy copy(*blocks_, writer.fd()), other(*blocks_, quiet.fd());
