@@ -32,7 +32,6 @@ constexpr size_t kMiB = 1U << 20;
 const DiskKind kExt4{.name = "ext4", .mkfs = {"mkfs.ext4", "-q", "-b", "4096"}};
 const std::vector<DiskKind> kKinds = {
     {.name = "ext2", .mkfs = {"mkfs.ext2", "-q"}},
-    {.name = "ext3", .mkfs = {"mkfs.ext3", "-q"}},
     kExt4,
     {.name = "ext4_small_blocks", .mkfs = {"mkfs.ext4", "-q", "-b", "1024"}},
     {.name = "xfs", .mkfs = {"mkfs.xfs", "-q"}},
@@ -142,7 +141,7 @@ bool may_lack(const std::string& disk, const std::string& operation) {
   static const std::set<std::string> old = {"clone", "zero", "zero_aligned", "allocate", "collapse", "insert"};
   static const std::set<std::string> btrfs = {"collapse", "insert"};
   if (everywhere.contains(operation)) return true;
-  if (disk.starts_with("ext2") || disk.starts_with("ext3")) return old.contains(operation);
+  if (disk.starts_with("ext2")) return old.contains(operation);
   if (disk.starts_with("ext4")) return operation == "clone";
   return disk.starts_with("btrfs") && btrfs.contains(operation);
 }
@@ -187,7 +186,7 @@ int OnEachDisk::race(bool second_writer) {
   std::mt19937 generator(seed());
   auto random = [&generator] { return static_cast<unsigned>(generator()); };
   const char* more = std::getenv("TRANSSHIP_TEST_ROUNDS");
-  int rounds = more != nullptr ? std::atoi(more) : 5;
+  int rounds = more != nullptr ? std::atoi(more) : 3;
   auto everything = FileWriter::keeping_size();
   std::ranges::copy(FileWriter::changing_size(), std::back_inserter(everything));
   const std::vector<std::string> overwriting = {"write", "pwrite", "direct", "writev", "uring", "splice"};
