@@ -5,6 +5,7 @@
 #include "migrate/elapsed.h"
 #include "migrate/lane_writer.h"
 #include "storage/tree_delta.h"
+#include "storage/written_ranges.h"
 
 namespace transship::migrate {
 namespace {
@@ -21,6 +22,24 @@ constexpr milliseconds kLongestPause{2'000};
 
 }  // namespace
 
+// By the kernel's events where there are any; of every other file nothing is known, and it is compared whole.
+class SourceVolumes::Written final : public storage::WrittenRanges {
+ public:
+  explicit Written(std::unique_ptr<storage::WrittenBlocks> blocks) : blocks_(std::move(blocks)) {}
+  Result<> follow(int fd) override { return blocks_->serves(fd) ? blocks_->follow(fd) : Result<>(); }
+  Result<std::optional<std::vector<storage::Extent>>> take(int fd, bool settle) override {
+    if (!blocks_->serves(fd)) return std::nullopt;
+    return blocks_->take(fd, settle);
+  }
+
+ private:
+  std::unique_ptr<storage::WrittenBlocks> blocks_;
+};
+
+SourceVolumes::SourceVolumes(Cancel cancel, Cancel stop) : cancel_(std::move(cancel)), stop_(std::move(stop)) {}
+
+SourceVolumes::~SourceVolumes() { pause(); }
+
 Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, const VolumesLink& link,
                                                            const std::vector<engine::Mount>& mounts,
                                                            const Cancel& cancel) {
@@ -31,9 +50,14 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
     if (!engine::is_volume(m)) continue;
     auto root = open_file(m.source, O_RDONLY | O_DIRECTORY);
     if (!root) return std::unexpected(std::move(root).error().context(fmt::format("volume on {}", m.destination)));
-    v->volumes_.push_back({static_cast<uint32_t>(v->volumes_.size()), m, std::move(*root), {}, 0});
+    v->volumes_.push_back({static_cast<uint32_t>(v->volumes_.size()), m, std::move(*root), {}, {}, 0});
   }
   if (v->volumes_.empty()) return v;
+  auto blocks = storage::WrittenBlocks::create();
+  if (blocks)
+    v->written_ = std::make_unique<Written>(std::move(*blocks));
+  else
+    TS_LOG_INFO("mig={} volumes: large files are compared whole: {}", link.move_id, blocks.error().message());
   TS_TRY_ASSIGN(wire::PeerTarget target, services.peer(link.peer));
   auto deadline = Deadline::in(kConnectLimit);
   TS_TRY_ASSIGN(v->session_,
@@ -51,6 +75,8 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
 Result<> SourceVolumes::round(Volume& v, const std::vector<pid_t>* still) {
   storage::RoundOptions options;
   options.must_be_still = options.resend_root = still != nullptr;
+  options.known = &v.known;
+  options.written = written_.get();
   if (still != nullptr) {
     TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(*still, v.root.get(), v.mount.destination));
     options.always_resend = std::move(mapped.inodes);

@@ -13,7 +13,9 @@
 #include "engine/engine.h"
 #include "migrate/peer_session.h"
 #include "migrate/services.h"
+#include "storage/known_files.h"
 #include "storage/scan.h"
+#include "storage/written/written_blocks.h"
 #include "wire/lanes.h"
 
 namespace transship::migrate {
@@ -31,7 +33,7 @@ class SourceVolumes {
   // Those of `mounts` that travel, in their order; the destination has them staged.
   static Result<std::unique_ptr<SourceVolumes>> open(Services& services, const VolumesLink& link,
                                                      const std::vector<engine::Mount>& mounts, const Cancel& cancel);
-  ~SourceVolumes() { pause(); }
+  ~SourceVolumes();
   SourceVolumes(const SourceVolumes&) = delete;
   SourceVolumes& operator=(const SourceVolumes&) = delete;
 
@@ -53,9 +55,11 @@ class SourceVolumes {
     engine::Mount mount;
     Fd root;
     std::optional<storage::Scan> seen;
+    storage::KnownFiles known;
     uint32_t round = 0;
   };
-  SourceVolumes(Cancel cancel, Cancel stop) : cancel_(std::move(cancel)), stop_(std::move(stop)) {}
+  SourceVolumes(Cancel cancel, Cancel stop);
+  class Written;
   Result<> round(Volume& volume, const std::vector<pid_t>* still);
   Result<> round_of_all(const std::vector<pid_t>* still);
   void go_on();
@@ -66,6 +70,7 @@ class SourceVolumes {
   std::unique_ptr<PeerSession> session_;
   std::unique_ptr<wire::LaneSender> lanes_;
   std::vector<Volume> volumes_;
+  std::unique_ptr<Written> written_;
   std::atomic<uint64_t> sent_ = 0;
   std::atomic<uint32_t> rounds_ = 0;
   Result<> outcome_;  // of the thread
