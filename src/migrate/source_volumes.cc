@@ -50,7 +50,10 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
     if (!engine::is_volume(m)) continue;
     auto root = open_file(m.source, O_RDONLY | O_DIRECTORY);
     if (!root) return std::unexpected(std::move(root).error().context(fmt::format("volume on {}", m.destination)));
-    v->volumes_.push_back({static_cast<uint32_t>(v->volumes_.size()), m, std::move(*root), {}, {}, 0});
+    auto& volume = v->volumes_.emplace_back();
+    volume.number = static_cast<uint32_t>(v->volumes_.size() - 1);
+    volume.mount = m;
+    volume.root = std::move(*root);
   }
   if (v->volumes_.empty()) return v;
   auto blocks = storage::WrittenBlocks::create();
