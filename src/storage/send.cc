@@ -6,6 +6,7 @@
 #include "storage/beneath.h"
 #include "storage/scan_diff.h"
 #include "storage/tree_delta.h"
+#include "storage/watch/tree_watch.h"
 
 namespace transship::storage {
 namespace {
@@ -264,7 +265,9 @@ class RoundSender {
 
 Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options,
                         const Cancel& cancel, RoundStats* stats) {
-  TS_TRY_ASSIGN(Scan scan, scan_tree(root_fd, cancel));
+  auto looked = options.watch != nullptr ? options.watch->scan(previous, options.always_look, cancel)
+                                         : scan_tree(root_fd, cancel);
+  TS_TRY_ASSIGN(Scan scan, std::move(looked));
   auto diff = diff_scans(previous, scan, options.always_resend);
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));
   TS_TRY_ASSIGN(RoundStats done, RoundSender(root_fd, *writer, options, cancel, scan).run(diff));

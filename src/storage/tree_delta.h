@@ -20,6 +20,8 @@
 
 namespace transship::storage {
 
+class TreeWatch;
+
 struct RoundOptions {
   // Upper-directory inodes that are sent whatever their times say: files that tasks have mapped shared and writable
   // (see shared_writable_inodes); for the round in which the tasks stand still.
@@ -29,6 +31,10 @@ struct RoundOptions {
   // The mounted view of the same tree; contents of files of which overlay keeps only attributes in the upper directory
   // (metacopy) are read there. -1: such a file is an error.
   int merged_fd = -1;
+  // Of the same root: only what changed since `previous` is looked at. Null: a walk over all names.
+  TreeWatch* watch = nullptr;
+  // With `watch`: inodes that are looked at in any case, since their changes are not told (watch/tree_watch.h).
+  std::unordered_set<uint64_t> always_look = {};
 };
 
 struct RoundStats {
