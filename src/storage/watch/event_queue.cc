@@ -14,7 +14,8 @@ namespace {
 
 constexpr size_t kReadSize = 256U << 10;
 constexpr uint64_t kNameEvents = FAN_CREATE | FAN_DELETE | FAN_MOVED_FROM | FAN_MOVED_TO;
-constexpr uint64_t kFileEvents = FAN_MODIFY | FAN_ATTRIB | FAN_CLOSE_WRITE;
+// FAN_MOVE_SELF: a file that gets another name gets another change time, which its other names show.
+constexpr uint64_t kFileEvents = FAN_MODIFY | FAN_ATTRIB | FAN_CLOSE_WRITE | FAN_MOVE_SELF;
 
 // NB: fanotify takes marks on NFS and FUSE, too, and says nothing of what other hosts, or the program behind it, change
 // there. Nothing in the kernel tells such file systems from others, hence these, of which all changes pass by here.
@@ -25,6 +26,35 @@ constexpr std::array kLocalFileSystems = {static_cast<uint64_t>(EXT4_SUPER_MAGIC
 
 std::unexpected<Error> cannot(int e, std::string_view what) {
   return std::unexpected(Error(Errc::kKernelFeatureMissing, fmt::format("{}: {}", what, errno_text(e))).with_errno(e));
+}
+
+// On btrfs the kernel takes a mark of the whole file system only by its top subvolume, which need not be mounted
+// anywhere. Its root directory has a fixed number.
+Result<Fd> open_btrfs_top(int dir_fd) {
+  constexpr int kWithoutParent = 0x4d;  // the kernel's struct btrfs_fid: inode, subvolume, generation (0: any)
+  constexpr uint64_t kInode = 256, kSubvolume = 5;
+  constexpr size_t kBytes = 20;
+  alignas(file_handle) std::array<char, sizeof(file_handle) + kBytes> space = {};
+  auto* handle = reinterpret_cast<file_handle*>(space.data());
+  handle->handle_bytes = kBytes;
+  handle->handle_type = kWithoutParent;
+  std::memcpy(space.data() + sizeof(file_handle), &kInode, sizeof kInode);
+  std::memcpy(space.data() + sizeof(file_handle) + sizeof kInode, &kSubvolume, sizeof kSubvolume);
+  Fd fd(::open_by_handle_at(dir_fd, handle, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return fail_errno(errno, "open the top subvolume of a btrfs");
+  return fd;
+}
+
+int add_mark(int queue, int dir_fd) {
+  constexpr uint64_t kEvents = kNameEvents | kFileEvents | FAN_ONDIR;
+  return ::fanotify_mark(queue, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, kEvents, dir_fd, nullptr) == 0 ? 0 : errno;
+}
+
+int mark(int queue, int root_fd, const struct statfs& fs) {
+  int e = add_mark(queue, root_fd);
+  if (e != EXDEV || static_cast<uint64_t>(fs.f_type) != BTRFS_SUPER_MAGIC) return e;
+  auto top = open_btrfs_top(root_fd);
+  return top ? add_mark(queue, top->get()) : e;
 }
 
 // What an event says of one file or directory; nothing when it is cut short, which the kernel does not do.
@@ -80,14 +110,12 @@ Result<EventQueue> EventQueue::create(int root_fd, bool unlimited) {
   if (::fstatfs(root_fd, &fs) != 0) return fail_errno(errno, "read what file system a directory is on");
   if (std::ranges::find(kLocalFileSystems, static_cast<uint64_t>(fs.f_type)) == kLocalFileSystems.end())
     return fail(Errc::kKernelFeatureMissing,
-                "follow the changes of a file system of type {:#x}: others may change it unseen", fs.f_type);
+                "follow changes of a file system of type {:#x}: others may change it unseen", fs.f_type);
   unsigned flags = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_DFID_NAME | FAN_REPORT_FID |
                    FAN_UNLIMITED_MARKS | (unlimited ? FAN_UNLIMITED_QUEUE : 0U);
   Fd fd(::fanotify_init(flags, O_RDONLY));
   if (!fd.valid()) return cannot(errno, "be told of changes of files (fanotify)");
-  if (::fanotify_mark(fd.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, kNameEvents | kFileEvents | FAN_ONDIR, root_fd,
-                      nullptr) != 0)
-    return cannot(errno, "follow the changes of a file system (fanotify)");
+  if (int e = mark(fd.get(), root_fd, fs); e != 0) return cannot(e, "follow changes of a file system (fanotify)");
   return EventQueue(std::move(fd));
 }
 

@@ -41,8 +41,8 @@ TreeWatch::~TreeWatch() {
   thread_.join();
 }
 
-// Waits a little after each time, so that the kernel puts events together: a file that is written all the time costs
-// one of them each time.
+// Waits a little each time before it reads, so that the kernel puts events together: a file that is written all the
+// time costs one of them each time.
 void TreeWatch::run() {
   int fd;
   {
@@ -53,13 +53,13 @@ void TreeWatch::run() {
     constexpr int kOftenEnoughMs = 60'000;
     std::array<pollfd, 2> ready = {{{fd, POLLIN, 0}, {stop_.poll_fd(), POLLIN, 0}}};
     if (::poll(ready.data(), ready.size(), kOftenEnoughMs) <= 0 || ready[0].revents == 0) continue;
+    (void)sleep_for(options_.gather, stop_);
     for (bool more = true; more && !stop_.cancelled();) {
       MutexLock lock(mutex_);
       auto any = read_once();
       if (!any) lost(any.error().message());
       more = any && *any;
     }
-    (void)sleep_for(options_.gather, stop_);
   }
 }
 
@@ -122,15 +122,23 @@ Result<TreeChanges> TreeWatch::take(const Scan*& previous) {
 }
 
 Result<Scan> TreeWatch::scan(const Scan* previous, const std::unordered_set<uint64_t>& look_too, const Cancel& cancel) {
-  TS_TRY_ASSIGN(bool other_mounts, mounts_.changed());
   bool ours = previous != nullptr && last_scan_ != 0 && previous->number_ == last_scan_;
   stats_.walked = previous == nullptr ? "the first scan" : !ours ? "not the scan before" : "";
-  if (ours && other_mounts) stats_.walked = "other mounts";
   last_scan_ = 0;  // if this fails, the changes are gone
   TreeChanges changes;
-  {
+  auto taken = mounts_.changed();
+  if (taken && *taken && ours) stats_.walked = "other mounts";
+  if (taken) {
     MutexLock lock(mutex_);
-    TS_TRY_ASSIGN(changes, take(previous));
+    auto all = take(previous);
+    if (all)
+      changes = std::move(*all);
+    else
+      taken = std::unexpected(std::move(all).error());
+  }
+  if (!taken) {
+    stats_.walked = taken.error().message();
+    return scan_tree(root_fd_, cancel);
   }
   changes.inodes = look_too;
   auto follow_them = [this](std::span<const FileId> ids) { follow(ids); };
