@@ -71,11 +71,13 @@ TEST_P(WatchStress, FindsWhatThreadsDoAtRandomWhileItIsScanned) {
   ASSERT_NO_FATAL_FAILURE(t.watch());
   constexpr int kRounds = 200, kThreads = 3, kActions = 40;
   std::vector<std::unique_ptr<Vandal>> vandals;
+  vandals.reserve(kThreads);
   auto seed = static_cast<uint64_t>(GTEST_FLAG_GET(random_seed)) * 1000;  // other ones: --gtest_random_seed=N
   for (int n = 0; n < kThreads; ++n) vandals.push_back(std::make_unique<Vandal>(t.fs, ++seed));
   for (int round = 0; round < kRounds && !HasFailure(); ++round) {
     std::atomic<int> running = kThreads;
     std::vector<Thread> threads;
+    threads.reserve(kThreads);
     for (auto& v : vandals) {
       threads.emplace_back("vandal", [&v, &running] {
         for (int i = 0; i < kActions; ++i) v->act();
