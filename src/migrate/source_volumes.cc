@@ -5,6 +5,7 @@
 #include "migrate/elapsed.h"
 #include "migrate/lane_writer.h"
 #include "storage/tree_delta.h"
+#include "storage/watch/open_files.h"
 #include "storage/written_ranges.h"
 
 namespace transship::migrate {
@@ -54,6 +55,11 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
     volume.number = static_cast<uint32_t>(v->volumes_.size() - 1);
     volume.mount = m;
     volume.root = std::move(*root);
+    auto watch = storage::TreeWatch::create(volume.root.get());
+    if (watch)
+      volume.watch = std::move(*watch);
+    else
+      TS_LOG_INFO("mig={} volume on {} is walked over each time: {}", link.move_id, m.destination, watch.error().message());
   }
   if (v->volumes_.empty()) return v;
   auto blocks = storage::WrittenBlocks::create();
@@ -80,9 +86,12 @@ Result<> SourceVolumes::round(Volume& v, const std::vector<pid_t>* still) {
   options.must_be_still = options.resend_root = still != nullptr;
   options.known = &v.known;
   options.written = written_.get();
+  options.watch = v.watch.get();
   if (still != nullptr) {
     TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(*still, v.root.get(), v.mount.destination));
     options.always_resend = std::move(mapped.inodes);
+    TS_TRY_ASSIGN(options.always_look, storage::inodes_open_for_writing(*still));
+    options.always_look.insert(options.always_resend.begin(), options.always_resend.end());
   }
   LaneWriter writer(*lanes_, Channel::kVolume, volume_stream(v.number, v.round));
   TS_TRY_ASSIGN(v.seen, storage::send_round(v.root.get(), writer, v.seen ? &*v.seen : nullptr, options, cancel_));

@@ -15,6 +15,7 @@
 #include "migrate/services.h"
 #include "storage/known_files.h"
 #include "storage/scan.h"
+#include "storage/watch/tree_watch.h"
 #include "storage/written/written_blocks.h"
 #include "wire/lanes.h"
 
@@ -54,6 +55,7 @@ class SourceVolumes {
     uint32_t number = 0;
     engine::Mount mount;
     Fd root;
+    std::unique_ptr<storage::TreeWatch> watch;  // null: its file system tells nothing, and is walked
     std::optional<storage::Scan> seen;
     storage::KnownFiles known;
     uint32_t round = 0;

@@ -16,16 +16,16 @@
 namespace transship::storage {
 
 // Which file it is, beyond its number: that is used again.
-struct FileId {
+struct FileIdentity {
   uint64_t inode = 0;
   int64_t birth_ns = 0;
-  bool operator==(const FileId&) const = default;
+  bool operator==(const FileIdentity&) const = default;
 };
 
 struct KnownFile {
   FileHashes hashes;
   // Everything that was written to this file since the hashes were made will be named by WrittenRanges.
-  std::optional<FileId> followed = {};
+  std::optional<FileIdentity> followed = {};
 };
 
 // By name and not by inode: a name is what the other side is told to patch, and whatever is there now, the file that it

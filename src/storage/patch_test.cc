@@ -324,8 +324,8 @@ TEST(KnownFilesRecord, ComesBackAsItWas) {
 
 TEST(KnownFilesRecord, OneNameFollowsAFile) {
   KnownFiles known;
-  ASSERT_TRUE(known.put("a", {{}, FileId{7, 1}}));
-  ASSERT_TRUE(known.put("b", {{}, FileId{7, 1}}));
+  ASSERT_TRUE(known.put("a", {{}, FileIdentity{7, 1}}));
+  ASSERT_TRUE(known.put("b", {{}, FileIdentity{7, 1}}));
   EXPECT_FALSE(known.take("a")->followed);
   EXPECT_TRUE(known.take("b")->followed);
 }

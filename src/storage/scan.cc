@@ -41,6 +41,12 @@ int64_t wall_clock_ns() {
   return to_ns(now);
 }
 
+bool looks_like_crius(std::string_view name, const struct stat& st) {
+  constexpr std::string_view kPrefix = "cr-tmpfs.";
+  return name.starts_with(kPrefix) && name.size() == kPrefix.size() + 6 && S_ISDIR(st.st_mode) &&
+         (st.st_mode & 07777) == 0700;
+}
+
 void set_attributes(Node& node, const struct stat& st, int64_t seen_at_ns) {
   // Times of files come from a clock that moves in ticks of up to 10 ms: a change that follows within the tick leaves
   // the same time. Twice that, to be safe.
@@ -124,12 +130,8 @@ class Scanner {
     }
   }
 
-  // While CRIU dumps a tmpfs it mounts it once more on a directory that it makes in the container for a moment: none of
-  // the container's doing, and gone when it would be sent.
   bool is_crius(const Found& f, uint32_t parent) const {
-    constexpr std::string_view kPrefix = "cr-tmpfs.";
-    return f.name.starts_with(kPrefix) && f.name.size() == kPrefix.size() + 6 && S_ISDIR(f.st.st_mode) &&
-           (f.st.st_mode & 07777) == 0700 && (parent == 0 || scan_.path(parent) == "tmp");
+    return looks_like_crius(f.name, f.st) && (parent == 0 || scan_.path(parent) == "tmp");
   }
 
   void add(const Found& f, uint32_t parent) {

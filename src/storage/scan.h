@@ -51,8 +51,13 @@ class Scan {
  private:
   friend class Scanner;
   friend class RoundSender;
+  friend class ScanUpdate;
+  friend class TreeWatch;
   std::vector<Node> nodes_;
   std::string names_;
+  // Of a watched tree only: by node, its FileId (watch/file_id.h), 0 for what must be looked at each time.
+  std::vector<uint64_t> ids_;
+  uint64_t number_ = 0;  // of this scan; 0 when the tree is not watched
 };
 
 // Reads names and attributes, no contents. Stays on the file system of `root_fd`, follows no symbolic link, and cannot

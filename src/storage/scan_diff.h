@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <vector>
 
@@ -19,6 +20,10 @@ ScanDiff diff_scans(const Scan* previous, const Scan& now, const std::unordered_
 
 // Character device 0:0: overlay's mark for a name that was removed. Overlay links many of them to one inode.
 inline bool is_whiteout(mode_t mode, dev_t rdev) { return S_ISCHR(mode) && rdev == 0; }
+
+// While CRIU dumps a tmpfs it mounts it once more on a directory that it makes in the container (in the root, or in
+// tmp) for a moment: none of the container's doing, and gone when it would be sent.
+bool looks_like_crius(std::string_view name, const struct stat& st);
 
 int64_t to_ns(const timespec& t);
 int64_t wall_clock_ns();

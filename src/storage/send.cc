@@ -7,6 +7,7 @@
 #include "storage/scan_diff.h"
 #include "storage/send_contents.h"
 #include "storage/tree_delta.h"
+#include "storage/watch/tree_watch.h"
 
 namespace transship::storage {
 namespace {
@@ -259,7 +260,9 @@ class RoundSender {
 
 Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const RoundOptions& options,
                         const Cancel& cancel, RoundStats* stats) {
-  TS_TRY_ASSIGN(Scan scan, scan_tree(root_fd, cancel));
+  auto looked = options.watch != nullptr ? options.watch->scan(previous, options.always_look, cancel)
+                                         : scan_tree(root_fd, cancel);
+  TS_TRY_ASSIGN(Scan scan, std::move(looked));
   auto diff = diff_scans(previous, scan, options.always_resend);
   if (options.resend_root) diff.send[0] = true;
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));

@@ -12,11 +12,11 @@ namespace {
 constexpr size_t kReadSize = 1 << 20;
 
 // Nothing where the file system has no birth times: a file that got the number of another one cannot be told from it.
-std::optional<FileId> id_of(int fd) {
+std::optional<FileIdentity> id_of(int fd) {
   struct statx st = {};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st) != 0) return {};
   if ((st.stx_mask & STATX_BTIME) == 0) return {};
-  return FileId{st.stx_ino, to_ns({st.stx_btime.tv_sec, st.stx_btime.tv_nsec})};
+  return FileIdentity{st.stx_ino, to_ns({st.stx_btime.tv_sec, st.stx_btime.tv_nsec})};
 }
 
 }  // namespace
@@ -30,7 +30,7 @@ Result<> ContentSender::send(int fd, const struct stat& st, bool may_patch, Entr
   return send_large(fd, id_of(fd), e);
 }
 
-Result<> ContentSender::send_large(int fd, std::optional<FileId> id, Entry& e) {
+Result<> ContentSender::send_large(int fd, std::optional<FileIdentity> id, Entry& e) {
   auto known = options_.known->take(e.path);
   options_.known->forget_tree(e.path);
   TS_TRY_ASSIGN(auto parts, written_parts(fd, id, known));
@@ -55,7 +55,7 @@ Result<> ContentSender::send_large(int fd, std::optional<FileId> id, Entry& e) {
 }
 
 // Before anything of the file is read.
-Result<std::optional<std::vector<Extent>>> ContentSender::written_parts(int fd, const std::optional<FileId>& id,
+Result<std::optional<std::vector<Extent>>> ContentSender::written_parts(int fd, const std::optional<FileIdentity>& id,
                                                                         const std::optional<KnownFile>& known) {
   std::optional<std::vector<Extent>> all;
   if (options_.written == nullptr || !id) return all;

@@ -24,11 +24,11 @@ class ContentSender {
   Result<> send(int fd, const struct stat& st, bool may_patch, Entry& e);
 
  private:
-  Result<> send_large(int fd, std::optional<FileId> id, Entry& e);
+  Result<> send_large(int fd, std::optional<FileIdentity> id, Entry& e);
   Result<> send_whole(int fd, Entry& e, BlockHasher* hasher);
   Result<> send_extent(int fd, Extent x, BlockHasher* hasher);
   Result<> send_zeros(Extent x, BlockHasher* hasher);
-  Result<std::optional<std::vector<Extent>>> written_parts(int fd, const std::optional<FileId>& id,
+  Result<std::optional<std::vector<Extent>>> written_parts(int fd, const std::optional<FileIdentity>& id,
                                                            const std::optional<KnownFile>& known);
 
   ArchiveWriter& out_;

@@ -23,6 +23,8 @@
 
 namespace transship::storage {
 
+class TreeWatch;
+
 struct RoundOptions {
   // Upper-directory inodes that are sent whatever their times say: files that tasks have mapped shared and writable
   // (see shared_writable_inodes); for the round in which the tasks stand still.
@@ -40,6 +42,10 @@ struct RoundOptions {
   KnownFiles* known = nullptr;
   // With `known`: of a file that is known only what this names is read. Null: all of it is, and compared.
   WrittenRanges* written = nullptr;
+  // Of the same root: only what changed since `previous` is looked at. Null: a walk over all names.
+  TreeWatch* watch = nullptr;
+  // With `watch`: inodes that are looked at in any case, since their changes are not told (watch/tree_watch.h).
+  std::unordered_set<uint64_t> always_look = {};
 };
 
 struct RoundStats {
