@@ -205,7 +205,7 @@ class DestinationMove {
   unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
   CondVar written_;                              // one of them is through
   uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
-  uint64_t volumes_written_ GUARDED_BY(mu_) = 0;  // likewise
+  uint64_t volumes_since_look_ GUARDED_BY(mu_) = 0;  // written, since it was looked how much they take
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   // Whichever is first rules the other out.

@@ -182,22 +182,32 @@ Result<RootfsRounds*> DestinationMove::volume_rounds(uint64_t number) {
   return volumes_[number].get();
 }
 
-// What the source has reserved for all of them together is the limit, and what their disk has.
+// What the source has reserved for all of them together is the limit, and what their disk has. Much of what a round
+// brings takes the place of something, so the limit holds for each round, and for what is there after it: a peer that
+// does not keep to it gets twice as much for a moment, and no further round.
 Result<> DestinationMove::apply_volume(const engine::StagedVolume& volume, storage::Reader& stream) {
   TS_TRY_ASSIGN(Fd root, open_file(volume.path, O_RDONLY | O_DIRECTORY));
   storage::ApplyLimits limits;
   TS_TRY_ASSIGN(sys::Space space, sys::space_of(volume.path));
   if (space.free_inodes > 0) limits.max_entries = std::max<uint64_t>(1024, space.free_inodes / kInodesKept);
-  {
-    MutexLock lock(mu_);
-    limits.max_bytes = volume_limit_ - std::min(volume_limit_, volumes_written_);
-  }
+  limits.max_bytes = volume_limit_;
   storage::ApplyStats stats;
-  auto applied = storage::apply_round(root.get(), stream, limits, cancel_, &stats);
-  if (applied && ::syncfs(root.get()) != 0) applied = fail_errno(errno, "write {} to its disk", volume.path);
+  TS_TRY(storage::apply_round(root.get(), stream, limits, cancel_, &stats));
+  if (::syncfs(root.get()) != 0) return fail_errno(errno, "write {} to its disk", volume.path);
   MutexLock lock(mu_);
-  volumes_written_ += stats.data_bytes;
-  return applied;
+  volumes_since_look_ += stats.data_bytes;
+  // In a short round, as the last one is, there is no time for a look, and no need.
+  if (volumes_since_look_ < volume_limit_ / 8) return {};
+  volumes_since_look_ = 0;
+  uint64_t used = 0;
+  for (const auto& v : staged_->volumes) {
+    TS_TRY_ASSIGN(Fd other, open_file(v.path, O_RDONLY | O_DIRECTORY));
+    TS_TRY_ASSIGN(auto scan, storage::scan_tree(other.get(), cancel_));
+    used += scan.disk_bytes();
+  }
+  if (used <= volume_limit_) return {};
+  return fail(Errc::kNoSpace, "{} were reserved for its volumes on {}, and they take {}", format_bytes(volume_limit_),
+              services_.settings.node, format_bytes(used));
 }
 
 // "volume-1-round-3"
