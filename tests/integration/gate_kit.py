@@ -243,7 +243,11 @@ def tidy(hosts) -> None:
     left = []
     for host in hosts:
         host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
-        left += leftovers(host)
+        # What Podman starts to clean up after it may not be through yet.
+        end = time.monotonic() + 5
+        while (found := leftovers(host)) and time.monotonic() < end:
+            time.sleep(0.1)
+        left += found
         host.run([DRILL, "clean"], check=False)
         host.run("for id in /run/runc/*; do [ -e $id ] && runc delete --force ${id##*/}; done", check=False, timeout=60)
     assert left == [], f"left behind: {left}"
