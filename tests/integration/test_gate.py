@@ -261,8 +261,6 @@ def test_killed_between_parking_and_the_word_to_the_engine(lab, redis):
     arrival.drill.end()
     arrival.start_fails()
     azure.run(["podman", "rm", "-f", "-t0", NAME])
-    # As the daemon does: of a runtime that was killed while it created the container Podman may not know that it did.
-    azure.run("for id in /run/runc/*; do [ -e $id ] && runc delete --force ${id##*/}; done", check=False, timeout=60)
     azure.run([kit.DRILL, "clean"])
     kit.wait_clean(azure)
     dumped.decide("rollback")
