@@ -1,5 +1,6 @@
 """A container moved by hand, with gate_drill: each step of a dump and of a restore under the test's control."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -243,19 +244,22 @@ def tidy(hosts) -> None:
     left = []
     for host in hosts:
         host.run(["podman", "rm", "-f", "-t0", "--ignore", NAME], timeout=60)
-        left += leftovers(host)
+        left += lasting_leftovers(host, 5)  # what Podman starts to clean up after it may not be through yet
         host.run([DRILL, "clean"], check=False)
         host.run("for id in /run/runc/*; do [ -e $id ] && runc delete --force ${id##*/}; done", check=False, timeout=60)
     assert left == [], f"left behind: {left}"
 
 
-def wait_clean(host) -> None:
+def lasting_leftovers(host, seconds=10.0) -> list[str]:
     """A killed program's heirs may take a moment."""
-    try:
-        wait_for("clean host", lambda: leftovers(host) == [])
-    except AssertionError:
-        what = leftovers(host)
-        assert what == [], f"left behind: {what}; {host.run(['ps', '-eo', 'pid,ppid,stat,wchan:30,args']).stdout}"
+    with contextlib.suppress(AssertionError):
+        wait_for("clean host", lambda: leftovers(host) == [], seconds)
+    return leftovers(host)
+
+
+def wait_clean(host) -> None:
+    what = lasting_leftovers(host)
+    assert what == [], f"left behind: {what}; {host.run(['ps', '-eo', 'pid,ppid,stat,wchan:30,args']).stdout}"
 
 
 def leftovers(host) -> list[str]:

@@ -117,7 +117,8 @@ TEXT
 TEXT
     fuzz) cat <<'TEXT' ;;
 ./dev fuzz [--seconds N] [--jobs N] [TARGET...]    builds the fuzz targets with libFuzzer and runs each of them, or those
-                                                   that are named, for N seconds (60), one at a time unless --jobs says more
+                                                   that are named, for N seconds of CPU time each (60), one at a
+                                                   time unless --jobs says more
 ./dev fuzz --merge [TARGET...]                     puts the smallest inputs that reach most into fuzz/corpus
 
 An input that ends a target, leaks or takes longer than ten minutes is kept in build/fuzz/findings; then the exit code is 1.
