@@ -45,6 +45,15 @@ class FakeStore final : public state::Store {
     return {};
   }
   Result<std::vector<state::Exposed>> exposed() override { return rows<state::Exposed>(exposed_); }
+  Result<> put_copy(const state::Copy& copy) override {
+    copies_[copy.path] = copy.facts;
+    return {};
+  }
+  Result<> remove_copy(const std::string& path) override {
+    copies_.erase(path);
+    return {};
+  }
+  Result<std::vector<state::Copy>> copies() override { return rows<state::Copy>(copies_); }
 
   Result<> remove_peer(const std::string& /*name*/) override { return none(); }
   Result<> set_peer_address(const std::string& /*name*/, const std::string& /*address*/) override { return none(); }
@@ -71,7 +80,7 @@ class FakeStore final : public state::Store {
     return list;
   }
   std::vector<Peer> peers_;
-  std::map<std::string, std::string> placed_, exposed_;
+  std::map<std::string, std::string> placed_, exposed_, copies_;
 };
 
 // By the names of the lab: this is aws.

@@ -90,6 +90,7 @@ void add_summary(Json& json, const local::Summary& summary) {
   json["bytes_sent"] = summary.bytes_sent();
   json["bytes_memory"] = summary.bytes_memory();
   json["bytes_rootfs"] = summary.bytes_rootfs();
+  json["bytes_volumes"] = summary.bytes_volumes();
   json["bytes_image"] = summary.bytes_image();
   json["transfer_ms_at_link_rate"] = summary.transfer_ms_at_link_rate();
   json["packets_held"] = summary.packets_held();
@@ -97,6 +98,7 @@ void add_summary(Json& json, const local::Summary& summary) {
   json["source_kept"] = summary.source_kept();
   json["mode"] = summary.mode();
   json["rounds"] = summary.rounds();
+  json["volume_rounds"] = summary.volume_rounds();
   json["predicted_gap_ms"] = summary.predicted_gap_ms();
   json["pages_sent"] = summary.pages_sent();
   json["pages_zero"] = summary.pages_zero();
@@ -257,6 +259,7 @@ std::string json_lines(const local::PlanReply& plan, const std::string& to) {
   json["bytes_total"] = plan.bytes_total();
   json["bytes_memory"] = plan.bytes_memory();
   json["bytes_rootfs"] = plan.bytes_rootfs();
+  json["bytes_volumes"] = plan.bytes_volumes();
   json["bytes_image"] = plan.bytes_image();
   bool measured = plan.bits_per_second() > 0;
   json["rtt_ms"] = measured ? Json(plan.rtt_ms()) : Json();

@@ -135,10 +135,11 @@ void print_indented(const Screen& screen, const std::string& label, const std::s
 
 }  // namespace
 
-std::string bytes_by_kind(uint64_t memory, uint64_t rootfs, uint64_t image) {
+std::string bytes_by_kind(uint64_t memory, uint64_t rootfs, uint64_t volumes, uint64_t image) {
   std::vector<std::string> parts;
   if (memory > 0) parts.push_back("memory " + format_bytes(memory));
   if (rootfs > 0) parts.push_back("files " + format_bytes(rootfs));
+  if (volumes > 0) parts.push_back("volumes " + format_bytes(volumes));
   if (image > 0) parts.push_back("image " + format_bytes(image));
   return join(parts, ", ");
 }
@@ -207,7 +208,7 @@ void print_plan(const Screen& screen, const local::PlanReply& plan, const std::s
   if (plan.bytes_total() > 0 || plan.total_ms() > 0) {
     screen.line(fmt::format("Prediction for {}", what));
     Facts facts(screen);
-    std::string kinds = bytes_by_kind(plan.bytes_memory(), plan.bytes_rootfs(), plan.bytes_image());
+    std::string kinds = bytes_by_kind(plan.bytes_memory(), plan.bytes_rootfs(), plan.bytes_volumes(), plan.bytes_image());
     facts.add("bytes", format_bytes(plan.bytes_total()) + (kinds.empty() ? "" : " (" + kinds + ")"));
     if (plan.bits_per_second() > 0)
       facts.add("link", fmt::format("{} measured, {:.1f} ms round trip", format_bit_rate(plan.bits_per_second()),
@@ -250,7 +251,7 @@ void print_summary(const Screen& screen, const local::Summary& s, bool verbose) 
   }
   print_parts(screen, s.gap_parts());
   Facts facts(screen, kLabel);
-  std::string kinds = bytes_by_kind(s.bytes_memory(), s.bytes_rootfs(), s.bytes_image());
+  std::string kinds = bytes_by_kind(s.bytes_memory(), s.bytes_rootfs(), s.bytes_volumes(), s.bytes_image());
   facts.add("sent", format_bytes(s.bytes_sent()) + (kinds.empty() ? "" : ": " + kinds));
   if (!s.mode().empty()) {
     std::string how = printable(s.mode());

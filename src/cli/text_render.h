@@ -27,7 +27,7 @@ void print_peer_check(const Screen& screen, const local::PeerCheckReply& reply);
 void print_node(const Screen& screen, const local::InfoReply& reply);
 
 // "memory 260.0 MiB, files 1.2 MiB"; kinds of zero bytes are left out.
-std::string bytes_by_kind(uint64_t memory, uint64_t rootfs, uint64_t image);
+std::string bytes_by_kind(uint64_t memory, uint64_t rootfs, uint64_t volumes, uint64_t image);
 // Local time, "2026-11-22 14:52:48".
 std::string format_time(int64_t unix_ms);
 

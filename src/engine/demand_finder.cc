@@ -39,8 +39,10 @@ std::string lower(std::string text) {
 
 }  // namespace
 
-HostSide look_at_host() {
+HostSide look_at_host(const Container& wanted) {
   HostSide host;
+  for (const auto& m : wanted.mounts)
+    if (m.type == "bind" && m.copy_here != CopyHere::kNone) host.left.push_back(m.source);
   host.selinux = ::access("/sys/fs/selinux/enforce", F_OK) == 0;
   for (const auto& u : kUlimits) {
     rlimit limit{};
@@ -108,6 +110,7 @@ void DemandFinder::capability(std::string name, const std::vector<std::string_vi
 
 void DemandFinder::host_path(const std::string& path, bool writable, std::string_view what) {
   if (!is_straight_path(path)) return never("{} \"{}\" is not a plain absolute path", what, printed(path));
+  if (std::ranges::contains(host_.left, path)) return;
   want(writable ? "allow.writable_mounts" : "allow.read_only_mounts", path,
        fmt::format("{} {} ({})", what, printed(path), writable ? "writable" : "read-only"));
 }

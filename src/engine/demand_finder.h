@@ -8,6 +8,7 @@
 
 #include "base/demands.h"
 #include "base/text.h"
+#include "engine/engine.h"
 #include "engine/json.h"
 
 namespace transship::engine {
@@ -17,8 +18,9 @@ struct HostSide {
   bool selinux = false;
   std::map<std::string, uint64_t> ulimits = {};  // hard limits of this daemon
   std::vector<std::string> volumes = {};         // of the engine, by name
+  std::vector<std::string> left = {};            // directories that an earlier move has left for this container
 };
-HostSide look_at_host();
+HostSide look_at_host(const Container& wanted);
 
 class DemandFinder {
  public:

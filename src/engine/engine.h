@@ -31,6 +31,14 @@ struct HostPort {
   std::string protocol;  // "tcp", "udp", "sctp"
 };
 
+// What a host has in the place of a volume that is on its way there.
+enum class CopyHere : uint8_t {
+  kNone,     // nothing that a move has brought or left; what there is, is somebody's
+  kSame,     // a copy that an earlier move left: what has changed since is enough
+  kStale,    // one of an older state, or one that was not completed: everything is sent, in its place
+  kChanged,  // one that was changed since it was left: it must not be overwritten
+};
+
 struct Mount {
   std::string type;         // "bind", "volume", "tmpfs", "image"
   std::string source;       // on the host
@@ -38,6 +46,13 @@ struct Mount {
   std::string volume;       // name, for "volume"
   bool writable = true;
   uint64_t bytes = 0;  // of a volume, on disk; where somebody has measured it
+  uint64_t files = 0;  // likewise: names
+  std::vector<std::string> used_by = {};  // other containers of this host that have it as well
+  // Which volume it is, and since which move it is told what changes (migrate/volume_copies.h); empty: it is not.
+  std::string copy_id = {};
+  std::string copy_generation = {};
+  // Of one that is on its way here. Not kNone: stage() takes what is there.
+  CopyHere copy_here = CopyHere::kNone;
 };
 
 // One row of `ps`.

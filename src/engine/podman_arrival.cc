@@ -42,8 +42,8 @@ Result<std::vector<std::string>> PodmanEngine::volumes_here(const std::string& l
   return names;
 }
 
-Result<HostSide> PodmanEngine::host_side() {
-  auto host = look_at_host();
+Result<HostSide> PodmanEngine::host_side(const Container& wanted) {
+  auto host = look_at_host(wanted);
   TS_TRY_ASSIGN(host.volumes, volumes_here(""));
   return host;
 }
@@ -52,6 +52,10 @@ Result<HostSide> PodmanEngine::host_side() {
 Result<> PodmanEngine::make_volumes(const Container& wanted, const PodmanSpec& spec, Deadline deadline) {
   TS_TRY(make_bind_directories(wanted));
   for (const auto& v : spec.volumes) {
+    bool there = std::ranges::any_of(wanted.mounts, [&](const Mount& m) {
+      return m.type == "volume" && m.volume == v.name && m.copy_here != CopyHere::kNone;
+    });
+    if (there) continue;
     ApiRequest r;
     r.method = "POST";
     r.path = "/volumes/create";
@@ -84,7 +88,7 @@ Result<Staged> PodmanEngine::stage(const Container& wanted, Deadline deadline, c
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
   if (text_at(spec.create, {"name"}) != wanted.name || text_at(spec.create, {"image"}) != wanted.image_id)
     return fail(Errc::kPeerProtocol, "the spec is for another container than {}", wanted.name);
-  TS_TRY_ASSIGN(auto host, host_side());
+  TS_TRY_ASSIGN(auto host, host_side(wanted));
   if (auto asked = podman_demands(wanted, spec, host); !asked.never.empty())
     return fail(Errc::kRefused, "{}", asked.never.front());
   // By its name where that is the same image here: Podman shows containers under what they were created with.

@@ -147,7 +147,7 @@ void check_needs(Rows& rows, const PodmanSpec& spec, const PodmanHost& host) {
 
 void check_volumes(Rows& rows, const Container& wanted, const PodmanHost& host) {
   for (const auto& m : wanted.mounts)
-    if (m.type == "volume" && std::ranges::contains(host.volumes, m.volume))
+    if (m.type == "volume" && m.copy_here == CopyHere::kNone && std::ranges::contains(host.volumes, m.volume))
       rows.push_back(
           {"volumes", fmt::format("this host has a volume {}", m.volume),
            fmt::format("what is in it would be lost: podman volume rm {} there, if nobody needs it", m.volume)});

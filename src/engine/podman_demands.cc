@@ -112,12 +112,12 @@ void check_volumes(const Json& v, const Asked& a) {
     for (const auto& option : texts_at(m, {"Options"})) check_mount_option(option, a, true);
     auto name = text_at(m, {"Name"});
     auto dest = text_at(m, {"Dest"});
-    bool announced = std::ranges::any_of(a.wanted.mounts, [&](const Mount& known) {
+    auto announced = std::ranges::find_if(a.wanted.mounts, [&](const Mount& known) {
       return known.type == "volume" && known.volume == name && known.destination == dest;
     });
-    if (!announced) return a.find.never("volume \"{}\", of which it did not speak before", DemandFinder::printed(name));
-    // One that comes with it is its own.
-    if (std::ranges::contains(a.find.host().volumes, name))
+    if (announced == a.wanted.mounts.end()) return a.find.never("volume \"{}\", of which it did not speak before", DemandFinder::printed(name));
+    // One that comes with it is its own, and so is what it has left here.
+    if (announced->copy_here == CopyHere::kNone && std::ranges::contains(a.find.host().volumes, name))
       a.find.want("allow.volumes", name, fmt::format("volume {}", DemandFinder::printed(name)));
   });
 }

@@ -301,7 +301,7 @@ Result<std::vector<Conflict>> PodmanEngine::conflicts(const Container& wanted) {
 
 Result<Demands> PodmanEngine::demands(const Container& wanted) {
   TS_TRY_ASSIGN(PodmanSpec spec, read_spec(wanted.spec));
-  TS_TRY_ASSIGN(auto host, host_side());
+  TS_TRY_ASSIGN(auto host, host_side(wanted));
   return podman_demands(wanted, spec, host);
 }
 

@@ -57,7 +57,7 @@ class PodmanEngine : public Engine {
   Result<std::vector<Json>> all_networks();
   // Names; all, or those with this label ("name=value").
   Result<std::vector<std::string>> volumes_here(const std::string& label);
-  Result<HostSide> host_side();
+  Result<HostSide> host_side(const Container& wanted);
   Result<Staged> create(const Container& wanted, const PodmanSpec& spec, Deadline deadline);
   Result<> complete(const Container& wanted, Staged& staged, Deadline deadline);
   Result<> make_volumes(const Container& wanted, const PodmanSpec& spec, Deadline deadline);

@@ -247,7 +247,7 @@ Result<std::vector<Conflict>> RuncEngine::conflicts(const Container& wanted) {
 
 Result<Demands> RuncEngine::demands(const Container& wanted) {
   TS_TRY_ASSIGN(Bundle bundle, read_bundle_spec(wanted.spec));
-  return bundle_demands(bundle, look_at_host(), [](const std::string& path) { return sys::is_own_netns(path); });
+  return bundle_demands(bundle, look_at_host(wanted), [](const std::string& path) { return sys::is_own_netns(path); });
 }
 
 Result<Staged> RuncEngine::stage(const Container& wanted, Deadline, const Cancel& cancel) {

@@ -14,10 +14,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Not those that are there by an earlier move.
 std::vector<std::string> bind_sources(const Container& c) {
   std::vector<std::string> all;
   for (const auto& m : c.mounts)
-    if (m.type == "bind") all.push_back(m.source);
+    if (m.type == "bind" && m.copy_here == CopyHere::kNone) all.push_back(m.source);
   return all;
 }
 

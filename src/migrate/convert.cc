@@ -2,6 +2,7 @@
 
 #include "base/text.h"
 #include "gateway/haproxy_config.h"
+#include "migrate/volume_copies.h"
 
 namespace transship::migrate {
 
@@ -51,6 +52,8 @@ void put_places(const engine::Container& c, peer::ContainerFacts& f) {
     t->set_destination(m.destination);
     t->set_volume(m.volume);
     t->set_bytes(m.bytes);
+    t->set_copy_id(m.copy_id);
+    t->set_copy_generation(m.copy_generation);
     t->set_writable(m.writable);
   }
 }
@@ -61,7 +64,8 @@ void take_places(const peer::ContainerFacts& f, engine::Container& c) {
     c.host_ports.push_back(
         {p.host_ip(), static_cast<uint16_t>(p.host_port()), static_cast<uint16_t>(p.container_port()), p.protocol()});
   for (const auto& m : f.mounts())
-    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable(), m.bytes()});
+    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable(), m.bytes(), 0, {}, m.copy_id(),
+                        m.copy_generation()});
 }
 
 bool ports_fit(const peer::ContainerFacts& f) {
@@ -99,7 +103,11 @@ bool names_fit(const peer::ContainerFacts& f) {
     return (p.protocol() == "tcp" || p.protocol() == "udp" || p.protocol() == "sctp") &&
            (p.host_ip().empty() || network::IpAddress::parse(p.host_ip()));
   });
-  return image && digests && addresses && ports;
+  bool copies = std::ranges::all_of(f.mounts(), [](const auto& m) {
+    return (m.copy_id().empty() || is_copy_id(m.copy_id())) &&
+           (m.copy_generation().empty() || is_plain_name(m.copy_generation()));
+  });
+  return image && digests && addresses && ports && copies;
 }
 
 }  // namespace
@@ -157,7 +165,7 @@ Result<engine::Container> from_facts(const peer::ContainerFacts& f) {
       !ports_fit(f))
     return fail(Errc::kPeerProtocol, "the peer's container facts are out of range");
   if (!names_fit(f))
-    return fail(Errc::kPeerProtocol, "the peer sent an image, a digest, an address or a port that is none");
+    return fail(Errc::kPeerProtocol, "the peer sent an image, a digest, an address, a port or a copy that is none");
   engine::Container c;
   c.engine = f.engine();
   c.id = f.id();

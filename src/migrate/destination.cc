@@ -99,6 +99,7 @@ Result<> DestinationMove::set_up(const peer::ReserveRequest& request) {
   TS_TRY(fault::at("destination.reserve"));
   TS_TRY_ASSIGN(wanted_, from_facts(request.container()));
   TS_TRY_ASSIGN(engine_, services_.engine(wanted_.engine));
+  TS_TRY(find_copies());
   TS_TRY(check_policy(services_, source_, *engine_, wanted_));
   TS_TRY(check_reservation(request));
   set_cutover_facts(request.container());
@@ -228,7 +229,8 @@ Result<peer::Reply> DestinationMove::prepare() {
   peer::Reply reply;
   auto& prepared = *reply.mutable_prepared();
   auto deadline = Deadline::in(kPrepareLimit);
-  // Again: the policy may be another one since.
+  // Again: it is a while since, and the policy may be another one.
+  TS_TRY(find_copies());
   TS_TRY(check_policy(services_, source_, *engine_, wanted_));
   auto policy = services_.policy.of(source_);
   TS_TRY_ASSIGN(bool present, engine_->has_image(wanted_));
@@ -254,10 +256,12 @@ Result<peer::Reply> DestinationMove::prepare() {
   TS_TRY(save());
   TS_TRY_ASSIGN(staged_, engine_->stage(wanted_, deadline, cancel_));
   TS_TRY(fault::at("destination.prepare.created"));
-  make_volume_rounds();
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
+  TS_TRY_ASSIGN(volumes_,
+                ArrivingVolumes::create(copies(), wanted_, staged_->volumes, arriving_options(), cancel_));
+  volumes_->describe(prepared);
   TS_TRY(fault::at("destination.prepare.saved"));
   enter(State::kStaged);
   return reply;
@@ -317,16 +321,33 @@ Result<peer::Reply> DestinationMove::rootfs_applied(const peer::RootfsAppliedReq
   return done();
 }
 
+VolumeCopies DestinationMove::copies() const {
+  return VolumeCopies(*services_.store, copies_directory(services_.settings));
+}
+
+ArrivingOptions DestinationMove::arriving_options() const {
+  return {id_, source_, services_.settings.node, volume_limit_};
+}
+
+Result<> DestinationMove::find_copies() {
+  TS_TRY_ASSIGN(auto rows, copies().find(wanted_, cancel_));
+  if (rows.empty()) return {};
+  return std::unexpected(Error(Errc::kRefused, rows[0].found).with_remedy(rows[0].remedy));
+}
+
 Result<peer::Reply> DestinationMove::volume_applied(const peer::VolumeAppliedRequest& request) {
   TS_TRY(expect("the end of a volume's round", {State::kStaged, State::kStarting}));
   renew();
-  TS_TRY_ASSIGN(auto* rounds, volume_rounds(request.volume()));
-  const auto& where = staged_->volumes[request.volume()];
-  auto applied = rounds->wait_applied(volume_stream(request.volume(), request.round()));
-  if (!applied)
-    return std::unexpected(std::move(applied).error().context(
-        fmt::format("volume on {} ({} on {})", where.destination, where.path, services_.settings.node)));
+  TS_TRY(volumes_->wait_applied(request));
   return done();
+}
+
+Result<peer::Reply> DestinationMove::volume_hashes(const peer::VolumeHashesRequest& request) {
+  TS_TRY(expect("a question about a volume", {State::kStaged, State::kStarting}));
+  renew();
+  peer::Reply reply;
+  TS_TRY_ASSIGN(*reply.mutable_volume_hashes(), volumes_->hashes(request));
+  return reply;
 }
 
 // ---- engine and gate
@@ -344,6 +365,7 @@ Result<peer::Reply> DestinationMove::arm() {
   breakpoints_ = sys::hold_breakpoints();
   engine_called_ = Clock::now();
   engine_thread_ = Thread("engine-start", [this] { start_engine(); });
+  volumes_->expect_last();
   if (memory_) memory_->reserve_images(directory_ + "/images");
   auto ready = wait_at_gate();
   if (!ready && cancel_.cancelled() && !engine_outcome_) ready = engine_outcome_;
@@ -433,7 +455,7 @@ Result<peer::Reply> DestinationMove::restore(const peer::RestoreRequest& request
   TS_TRY_CTX(await_chunks(request.chunks()), "last memory and images");
   parked_.set_arrival_ms(ms_since(asked));
   TS_TRY(rounds_.close());  // nothing but the container changes its files from here on
-  for (auto& v : volumes_) TS_TRY(v->close());
+  TS_TRY(volumes_->close());
   TS_TRY(check_images(request));
   {
     MutexLock lock(mu_);

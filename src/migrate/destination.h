@@ -18,6 +18,7 @@
 #include "base/thread.h"
 #include "gate/gate.h"
 #include "migrate/arriving_memory.h"
+#include "migrate/arriving_volumes.h"
 #include "migrate/decision_register.h"
 #include "migrate/handover.h"
 #include "migrate/rootfs_rounds.h"
@@ -62,8 +63,9 @@ class DestinationMove {
   Result<peer::Reply> missing_layers();
   Result<peer::Reply> load_image();
   Result<peer::Reply> rootfs_applied(const peer::RootfsAppliedRequest& request);
-  // Any session of the source; does not wait for other requests.
+  // Any session of the source; do not wait for other requests.
   Result<peer::Reply> volume_applied(const peer::VolumeAppliedRequest& request);
+  Result<peer::Reply> volume_hashes(const peer::VolumeHashesRequest& request);
   // Calls the engine; answers when it waits at the gate.
   Result<peer::Reply> arm();
   Result<peer::Reply> restore(const peer::RestoreRequest& request);
@@ -127,9 +129,9 @@ class DestinationMove {
   Result<> receive_image(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   Result<> receive_volume(const std::string& name, uint64_t offset, std::span<const std::byte> data);
-  Result<> apply_volume(const engine::StagedVolume& volume, storage::Reader& stream);
-  Result<RootfsRounds*> volume_rounds(uint64_t number);
-  void make_volume_rounds();
+  VolumeCopies copies() const;
+  ArrivingOptions arriving_options() const;
+  Result<> find_copies();
   Result<> receive_layer(const std::string& name, uint64_t offset, std::span<const std::byte> data);
   enum class Files : uint8_t { kImages, kLayers };
   Result<> write_file(const std::string& dir, const std::string& name, uint64_t offset, std::span<const std::byte> data,
@@ -205,7 +207,6 @@ class DestinationMove {
   unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
   CondVar written_;                              // one of them is through
   uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
-  uint64_t volumes_since_look_ GUARDED_BY(mu_) = 0;  // written, since it was looked how much they take
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
   // Whichever is first rules the other out.
@@ -250,9 +251,9 @@ class DestinationMove {
   Thread arrival_thread_;                       // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
-  // Last: their threads end before the rest goes. In the order of staged_->volumes; not changed once it is staged.
+  // Last: their threads end before the rest goes.
   RootfsRounds rounds_;
-  std::vector<std::unique_ptr<RootfsRounds>> volumes_;
+  std::unique_ptr<ArrivingVolumes> volumes_;  // from the staging on
 };
 
 }  // namespace transship::migrate

@@ -171,54 +171,10 @@ Result<> DestinationMove::apply_rootfs(storage::Reader& stream) {
   return applied;
 }
 
-void DestinationMove::make_volume_rounds() {
-  for (const auto& v : staged_->volumes)
-    volumes_.push_back(std::make_unique<RootfsRounds>(
-        cancel_, [this, &v](storage::Reader& stream) { return apply_volume(v, stream); }));
-}
-
-Result<RootfsRounds*> DestinationMove::volume_rounds(uint64_t number) {
-  if (number >= volumes_.size()) return fail(Errc::kPeerProtocol, "it has no volume {}", number);
-  return volumes_[number].get();
-}
-
-// What the source has reserved for all of them together is the limit, and what their disk has. Much of what a round
-// brings takes the place of something, so the limit holds for each round, and for what is there after it: a peer that
-// does not keep to it gets twice as much for a moment, and no further round.
-Result<> DestinationMove::apply_volume(const engine::StagedVolume& volume, storage::Reader& stream) {
-  TS_TRY_ASSIGN(Fd root, open_file(volume.path, O_RDONLY | O_DIRECTORY));
-  storage::ApplyLimits limits;
-  TS_TRY_ASSIGN(sys::Space space, sys::space_of(volume.path));
-  if (space.free_inodes > 0) limits.max_entries = std::max<uint64_t>(1024, space.free_inodes / kInodesKept);
-  limits.max_bytes = volume_limit_;
-  storage::ApplyStats stats;
-  TS_TRY(storage::apply_round(root.get(), stream, limits, cancel_, &stats));
-  if (::syncfs(root.get()) != 0) return fail_errno(errno, "write {} to its disk", volume.path);
-  MutexLock lock(mu_);
-  volumes_since_look_ += stats.data_bytes;
-  // In a short round, as the last one is, there is no time for a look, and no need.
-  if (volumes_since_look_ < volume_limit_ / 8) return {};
-  volumes_since_look_ = 0;
-  uint64_t used = 0;
-  for (const auto& v : staged_->volumes) {
-    TS_TRY_ASSIGN(Fd other, open_file(v.path, O_RDONLY | O_DIRECTORY));
-    TS_TRY_ASSIGN(auto scan, storage::scan_tree(other.get(), cancel_));
-    used += scan.disk_bytes();
-  }
-  if (used <= volume_limit_) return {};
-  return fail(Errc::kNoSpace, "{} were reserved for its volumes on {}, and they take {}", format_bytes(volume_limit_),
-              services_.settings.node, format_bytes(used));
-}
-
-// "volume-1-round-3"
 Result<> DestinationMove::receive_volume(const std::string& name, uint64_t offset, std::span<const std::byte> data) {
   TS_TRY(expect("a round of a volume", {State::kStaged, State::kStarting}));
   renew();
-  auto parts = split(name, '-');
-  if (parts.size() != 4) return fail(Errc::kPeerProtocol, "\"{}\" is no round of a volume", name);
-  TS_TRY_ASSIGN(uint64_t number, parse_u64(parts[1], "number of a volume"));
-  TS_TRY_ASSIGN(auto* rounds, volume_rounds(number));
-  return rounds->receive(name, offset, data);
+  return volumes_->receive(name, offset, data);
 }
 
 Result<> DestinationMove::receive_rootfs(const std::string& name, uint64_t offset, std::span<const std::byte> data) {

@@ -87,6 +87,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   TS_TRY(installed);
   arrival_thread_.join();
   TS_TRY_CTX(arrival_outcome_, "prepare the way to the container's addresses");
+  TS_TRY_CTX(volumes_->settle(), "volumes");
   {
     MutexLock lock(mu_);
     cgroup_ = parked_container_->cgroup();
@@ -267,6 +268,8 @@ void DestinationMove::finish_running() {
   if (auto r = lost().empty() ? engine_->finish(staged_->id, wanted_) : Result<>(); !r)
     TS_LOG_ERROR("mig={} restart policy of {} could not be set: {}", id_, wanted_.name, r.error().message());
   gate_.reset();
+  if (auto r = lost().empty() && volumes_ ? volumes_->arrived() : Result<>(); !r)
+    TS_LOG_WARN("mig={} it will not be known what changes in its volumes: {}", id_, r.error().message());
   repeat_cutover();
   if (memory_ && !wait_filled()) return;
   fault::pass("destination.cleanup.filled");
@@ -329,7 +332,7 @@ void DestinationMove::undo() {
   if (arrival_prepared_ && !wanted_.new_address) services_.cutover->undo_arrival(cutover_);
   if (memory_) memory_->abort();  // the restored tasks are dead
   rounds_.end();
-  for (auto& v : volumes_) v->end();
+  if (volumes_) volumes_->end();
   {
     MutexLock lock(mu_);
     images_.clear();
@@ -354,6 +357,7 @@ void DestinationMove::discard() {
   auto r = staged_ ? engine_->discard(staged_->id, deadline) : Result<>();
   // And the volumes that were made for it, or a container of which we never heard the id.
   if (r) r = engine_->discard_arrival(wanted_, deadline);
+  if (r && volumes_) volumes_->undone();
   MutexLock lock(mu_);
   if (!r && !discard_again_)
     TS_LOG_ERROR("mig={} container {} could not be removed yet: {}", id_, wanted_.name, r.error().message());

@@ -31,6 +31,11 @@ Result<> DestinationMove::save(bool running) const {
     facts.mutable_staged()->set_upper_dir(staged_->upper_dir);
     facts.mutable_staged()->set_rootfs(staged_->rootfs);
     facts.mutable_staged()->set_rootfs_kind(staged_->rootfs_kind);
+    for (const auto& v : staged_->volumes) {
+      auto* volume = facts.mutable_staged()->add_volumes();
+      volume->set_destination(v.destination);
+      volume->set_path(v.path);
+    }
   }
   facts.set_started_ms(started_ms_);
   facts.set_live_memory(memory_ != nullptr);
@@ -68,6 +73,8 @@ Result<> DestinationMove::take_up(const journal::Arriving& facts) {
   }
   const auto& s = facts.staged();
   staged_ = engine::Staged{s.id(), s.upper_dir(), s.rootfs(), s.rootfs_kind(), {}};
+  for (const auto& v : s.volumes()) staged_->volumes.push_back({v.destination(), v.path()});
+  volumes_ = ArrivingVolumes::adopt(copies(), wanted_, staged_->volumes, arriving_options(), cancel_);
   services_.passing.put(staged_->id);
   connections_installed_ = true;  // perhaps
   set_cutover_facts(facts.container());

@@ -13,6 +13,7 @@
 #include "migrate/cpu_features.h"
 #include "migrate/entry_handover.h"
 #include "migrate/exposures.h"
+#include "migrate/volume_copies.h"
 #include "sys/file.h"
 
 namespace transship::migrate {
@@ -58,6 +59,20 @@ void take_rows(const peer::JudgeReply& judged, plan::PlanInput& input) {
   input.image_present = judged.image_present();
 }
 
+// Of the others only what changed is sent, and how much that is nobody knows before.
+void count_volumes(const Survey& survey, const peer::JudgeReply& judged, plan::PlanInput& input) {
+  int number = 0;
+  for (const auto& m : survey.container.mounts) {
+    if (!engine::is_volume(m)) continue;
+    int i = number++;
+    if (i < judged.volume_generations_size() && !m.copy_generation.empty() &&
+        judged.volume_generations(i) == m.copy_generation)
+      continue;
+    input.volume_bytes += m.bytes;
+    input.volume_files += m.files;
+  }
+}
+
 Result<> find_entries(const Services& services, Planned& planned, plan::PlanInput& input) {
   input.new_address = true;
   input.abilities.skip_in_flight = true;
@@ -95,6 +110,8 @@ Result<Planned> make_plan(const Services& services, const std::string& container
   planned.survey.container.new_address = wishes.new_address;
   TS_TRY_ASSIGN(planned.rootfs, travelling_size(planned.survey.container, cancel));
   TS_TRY(measure_volumes(planned.survey, cancel));
+  TS_TRY(find_sharers(services, planned.survey.container, planned.survey.pids));
+  VolumeCopies(*services.store, copies_directory(services.settings)).offer(planned.survey.container);
   measure.join();
   input.peer = peer;
   input.container = container_side(planned.survey.container);
@@ -117,6 +134,7 @@ Result<Planned> make_plan(const Services& services, const std::string& container
     TS_TRY_ASSIGN(planned.judged, ask(services, *session, planned, cancel));
     input.destination = from_proto(planned.judged.node());
     take_rows(planned.judged, input);
+    count_volumes(planned.survey, planned.judged, input);
     input.destination_judged = true;
   }
   facts.join();
@@ -191,7 +209,7 @@ Result<> judge_policy(const Services& services, const std::string& source, engin
 }
 
 Result<> judge_container(const Services& services, const std::string& source, const peer::JudgeRequest& request,
-                         const engine::Container& wanted, peer::JudgeReply& reply) {
+                         engine::Container& wanted, peer::JudgeReply& reply) {
   auto add = [&](const std::string& check, peer::Verdict verdict, const std::string& found, const std::string& remedy) {
     auto* row = reply.add_rows();
     row->set_check(check);
@@ -204,10 +222,21 @@ Result<> judge_container(const Services& services, const std::string& source, co
     add("engine", peer::VERDICT_BLOCK, engine.error().message(), fmt::format("install {} there", wanted.engine));
     return {};
   }
+  TS_TRY_ASSIGN(Cancel never, Cancel::create());
+  TS_TRY_ASSIGN(auto changed, VolumeCopies(*services.store, copies_directory(services.settings)).find(wanted, never));
   TS_TRY(judge_policy(services, source, **engine, wanted, reply));
   TS_TRY_ASSIGN(auto conflicts, (*engine)->conflicts(wanted));
+  for (auto& c : changed) conflicts.push_back(std::move(c));
   for (auto& c : volume_conflicts(services, wanted)) conflicts.push_back(std::move(c));
   for (const auto& c : conflicts) add(c.check, peer::VERDICT_BLOCK, c.found, c.remedy);
+  for (const auto& m : wanted.mounts) {
+    if (!engine::is_volume(m)) continue;
+    bool same = m.copy_here == engine::CopyHere::kSame;
+    reply.add_volume_generations(same ? m.copy_generation : "");
+    if (same) add("volumes", peer::VERDICT_OK, fmt::format("what is on {} was here before: only what changed since is sent", m.destination), "");
+    if (m.copy_here == engine::CopyHere::kStale)
+      add("volumes", peer::VERDICT_OK, fmt::format("of what is on {} there is an older copy, which is replaced", m.destination), "");
+  }
   // The engine does not know of these before it starts it.
   for (const auto& e : exposed_in_the_way(services, wanted))
     add("host-port", peer::VERDICT_BLOCK,
@@ -285,6 +314,7 @@ local::PlanReply to_reply(const Planned& planned) {
   reply.set_bytes_total(p.bytes_total);
   reply.set_bytes_memory(p.bytes_memory);
   reply.set_bytes_rootfs(p.bytes_rootfs);
+  reply.set_bytes_volumes(p.bytes_volumes);
   reply.set_bytes_image(p.bytes_image);
   reply.set_total_ms(p.total_ms);
   reply.set_gap_ms(p.gap_ms);

@@ -277,7 +277,10 @@ Result<> SourceMove::prepare() {
   for (int tries = 0;; ++tries) {
     TS_TRY_ASSIGN(peer::Reply reply, call(request, kPrepareLimit));
     const auto& prepared = reply.prepared();
-    if (!prepared.image_missing()) return {};
+    if (!prepared.image_missing()) {
+      volume_generations_.assign(prepared.volume_generations().begin(), prepared.volume_generations().end());
+      return {};
+    }
     if (tries > 0)
       return fail(Errc::kUnavailable, "the image {} was sent to {} and is still not there: {}",
                   planned_.survey.container.image, request_.peer, prepared.image_error());
@@ -373,7 +376,7 @@ Result<> SourceMove::copy_rootfs() {
 Result<> SourceMove::copy_volumes() {
   TS_TRY(fault::at("source.volumes"));
   VolumesLink link{id(), lane_token_, request_.peer, planned_.max_bits_per_second};
-  TS_TRY_ASSIGN(volumes_, SourceVolumes::open(services_, link, planned_.survey.container.mounts, cancel_));
+  TS_TRY_ASSIGN(volumes_, SourceVolumes::open(services_, link, planned_.survey.container, volume_generations_, cancel_));
   uint64_t total = planned_.survey.volume_bytes;
   TS_TRY(volumes_->copy([&](uint64_t sent) { reporter_.progress(sent, std::max(sent, total)); }));
   // Memory has most of the link from here on.
@@ -434,7 +437,9 @@ void SourceMove::report_end(const PhaseOutcome& outcome) {
   s.set_from(services_.settings.node);
   s.set_to(request_.peer);
   auto counters = lanes_->counters();
-  s.set_bytes_sent(counters.wire_bytes + followed_.wire_bytes);
+  s.set_bytes_sent(counters.wire_bytes + followed_.wire_bytes + volumes_->wire_bytes());
+  s.set_bytes_volumes(volumes_->sent_bytes());
+  s.set_volume_rounds(volumes_->rounds());
   s.set_bytes_memory(counters.payload_bytes - rootfs_bytes_ - image_bytes_ + followed_.payload_bytes);
   s.set_bytes_rootfs(rootfs_bytes_);
   s.set_bytes_image(image_bytes_);

@@ -175,6 +175,7 @@ class SourceMove {
   uint32_t connections_ended_ = 0;
   uint64_t rootfs_bytes_ = 0;
   uint64_t image_bytes_ = 0;
+  std::vector<std::string> volume_generations_;  // of the copies that the destination has already
   std::unique_ptr<SourceVolumes> volumes_;
   Result<> volumes_outcome_;
   Thread volumes_thread_;

@@ -437,6 +437,8 @@ Result<> SourceMove::cleanup() {
   // What goes on with it (take_rest) finds what it needs in there.
   unfinished_ = !forgotten;
   if (forgotten) tmpfs_ = {};
+  if (auto left = forgotten ? volumes_->left() : Result<>(); !left)
+    warnings_.push_back(fmt::format("volumes: what is left here will not be known again: {}", left.error().message()));
   fault::pass("source.cleanup.forgotten");
   services_.passing.remove(survey.container.id);
   (void)network::remove_moved_connections(survey.container.id);

@@ -1,9 +1,13 @@
 #include "migrate/source_volumes.h"
 
+#include <filesystem>
+
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/wall_clock.h"
 #include "migrate/elapsed.h"
 #include "migrate/lane_writer.h"
+#include "storage/scan_diff.h"
 #include "storage/tree_delta.h"
 #include "storage/watch/open_files.h"
 #include "storage/written_ranges.h"
@@ -14,6 +18,8 @@ namespace {
 constexpr milliseconds kConnectLimit{10'000};
 constexpr milliseconds kRoundLimit{24 * 60 * 60'000};
 constexpr milliseconds kLastLimit{60'000};
+// Of one large file, which the destination reads for it.
+constexpr milliseconds kHashLimit{60 * 60'000};
 // Short enough that what a round leaves is little.
 constexpr milliseconds kShortRound{500};
 constexpr int kMostRounds = 10;
@@ -37,29 +43,29 @@ class SourceVolumes::Written final : public storage::WrittenRanges {
   std::unique_ptr<storage::WrittenBlocks> blocks_;
 };
 
-SourceVolumes::SourceVolumes(Cancel cancel, Cancel stop) : cancel_(std::move(cancel)), stop_(std::move(stop)) {}
+SourceVolumes::SourceVolumes(VolumeCopies copies, VolumesLink link, const engine::Container& container, Cancel cancel,
+                             Cancel stop)
+    : cancel_(std::move(cancel)),
+      stop_(std::move(stop)),
+      copies_(std::move(copies)),
+      link_(std::move(link)),
+      engine_(container.engine),
+      container_(container.name) {}
 
 SourceVolumes::~SourceVolumes() { pause(); }
 
 Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, const VolumesLink& link,
-                                                           const std::vector<engine::Mount>& mounts,
+                                                           const engine::Container& container,
+                                                           const std::vector<std::string>& generations,
                                                            const Cancel& cancel) {
   TS_TRY_ASSIGN(Cancel stop, Cancel::create());
-  std::unique_ptr<SourceVolumes> v(new SourceVolumes(cancel, std::move(stop)));
-  v->move_id_ = link.move_id;
-  for (const auto& m : mounts) {
+  std::unique_ptr<SourceVolumes> v(new SourceVolumes(VolumeCopies(*services.store, copies_directory(services.settings)),
+                                                     link, container, cancel, std::move(stop)));
+  for (const auto& m : container.mounts) {
     if (!engine::is_volume(m)) continue;
-    auto root = open_file(m.source, O_RDONLY | O_DIRECTORY);
-    if (!root) return std::unexpected(std::move(root).error().context(fmt::format("volume on {}", m.destination)));
-    auto& volume = v->volumes_.emplace_back();
-    volume.number = static_cast<uint32_t>(v->volumes_.size() - 1);
-    volume.mount = m;
-    volume.root = std::move(*root);
-    auto watch = storage::TreeWatch::create(volume.root.get());
-    if (watch)
-      volume.watch = std::move(*watch);
-    else
-      TS_LOG_INFO("mig={} volume on {} is walked over each time: {}", link.move_id, m.destination, watch.error().message());
+    auto number = v->volumes_.size();
+    auto there = number < generations.size() ? generations[number] : "";
+    TS_TRY_CTX(v->add(m, there), fmt::format("volume on {}", m.destination));
   }
   if (v->volumes_.empty()) return v;
   auto blocks = storage::WrittenBlocks::create();
@@ -77,7 +83,68 @@ Result<std::unique_ptr<SourceVolumes>> SourceVolumes::open(Services& services, c
   TS_TRY_ASSIGN(v->lanes_,
                 wire::LaneSender::connect(services.identity, target, v->session_->remote(), services.settings.node,
                                           link.move_id, link.lane_token, options, deadline, v->cancel_));
+  for (auto& volume : v->volumes_)
+    if (volume.builds_on) TS_TRY_CTX(v->build_on(volume), fmt::format("volume on {}", volume.mount.destination));
   return v;
+}
+
+Result<> SourceVolumes::add(const engine::Mount& mount, const std::string& generation) {
+  TS_TRY_ASSIGN(Fd root, open_file(mount.source, O_RDONLY | O_DIRECTORY));
+  auto& v = volumes_.emplace_back();
+  v.number = static_cast<uint32_t>(volumes_.size() - 1);
+  v.mount = mount;
+  v.root = std::move(root);
+  auto watch = storage::TreeWatch::create(v.root.get());
+  if (watch)
+    v.watch = std::move(*watch);
+  else
+    TS_LOG_INFO("mig={} volume on {} is walked over each time: {}", link_.move_id, mount.destination,
+                watch.error().message());
+  v.builds_on = !generation.empty() && generation == mount.copy_generation;
+  if (!v.builds_on) return {};
+  TS_TRY_ASSIGN(auto copy, copies_.at(mount.source));
+  if (!copy) return fail(Errc::kInternal, "it is not known any more since when its copy on {} is the same", link_.peer);
+  TS_TRY_ASSIGN(v.seen, copies_.tree(*copy));
+  return {};
+}
+
+// Large files that changed are compared with what the copy has.
+Result<> SourceVolumes::build_on(Volume& v) {
+  TS_TRY_ASSIGN(auto now, storage::scan_tree(v.root.get(), cancel_));
+  auto diff = storage::diff_scans(&*v.seen, now, {});
+  for (uint32_t i = 0; i < diff.send.size(); ++i) {
+    const auto& node = now.nodes()[i];
+    if (diff.send[i] && S_ISREG(node.mode) && node.nlink == 1 && node.size >= storage::kLargeFile)
+      TS_TRY(ask_hashes(v, now.path(i)));
+  }
+  return {};
+}
+
+Result<> SourceVolumes::ask_hashes(Volume& v, const std::string& path) {
+  storage::KnownFile file;
+  while (true) {
+    peer::Request request;
+    auto& ask = *request.mutable_volume_hashes();
+    ask.set_move_id(link_.move_id);
+    ask.set_volume(v.number);
+    ask.set_path(path);
+    ask.set_first(file.hashes.blocks.size());
+    auto reply = session_->call(request, Deadline::in(kHashLimit), cancel_);
+    // It is sent whole.
+    if (!reply && reply.error().code() == Errc::kNotFound) return {};
+    if (!reply && reply.error().code() == Errc::kNoSpace) return {};
+    TS_TRY(reply);
+    const auto& some = reply->volume_hashes();
+    if (some.size() > static_cast<uint64_t>(INT64_MAX) || some.blocks_size() % 2 != 0)
+      return fail(Errc::kPeerProtocol, "hashes of a file that is none");
+    file.hashes.size = static_cast<int64_t>(some.size());
+    for (int i = 0; i < some.blocks_size(); i += 2)
+      file.hashes.blocks.push_back({some.blocks(i), some.blocks(i + 1)});
+    if (some.blocks_size() == 0 || file.hashes.blocks.size() >= storage::block_count(file.hashes.size)) break;
+  }
+  // Where it does not fit it is not known.
+  (void)v.known.put(path, std::move(file));
+  return {};
 }
 
 // `still`: the tasks, which do not run any more.
@@ -99,7 +166,7 @@ Result<> SourceVolumes::round(Volume& v, const std::vector<pid_t>* still) {
   sent_ += writer.sent();
   peer::Request request;
   auto& applied = *request.mutable_volume_applied();
-  applied.set_move_id(move_id_);
+  applied.set_move_id(link_.move_id);
   applied.set_volume(v.number);
   applied.set_round(v.round);
   applied.set_last(still != nullptr);
@@ -110,7 +177,7 @@ Result<> SourceVolumes::round(Volume& v, const std::vector<pid_t>* still) {
 
 Result<> SourceVolumes::round_of_all(const std::vector<pid_t>* still) {
   for (auto& v : volumes_)
-    if (still != nullptr || v.mount.writable || !v.seen)
+    if (still != nullptr || v.mount.writable || v.round == 0)
       TS_TRY_CTX(round(v, still), fmt::format("volume on {}", v.mount.destination));
   ++rounds_;
   return {};
@@ -157,6 +224,28 @@ Result<> SourceVolumes::finish(const std::vector<pid_t>& pids) {
   if (volumes_.empty()) return {};
   lanes_->set_rate(0);
   return round_of_all(&pids);
+}
+
+// What an engine removes with its container (an anonymous volume) is not left.
+Result<> SourceVolumes::left() {
+  Result<> outcome;
+  for (auto& v : volumes_) {
+    v.watch.reset();
+    std::error_code error;
+    VolumeCopy copy{.path = v.mount.source,
+                    .id = v.mount.copy_id,
+                    .generation = link_.move_id,
+                    .standing = CopyStanding::kLeft,
+                    .engine = engine_,
+                    .volume = v.mount.volume,
+                    .container = container_,
+                    .peer = link_.peer,
+                    .since_ms = unix_ms_now()};
+    bool there = std::filesystem::is_directory(v.mount.source, error);
+    auto kept = there ? copies_.keep(copy, v.seen ? &*v.seen : nullptr) : copies_.forget(v.mount.source);
+    if (!kept && outcome) outcome = std::move(kept);
+  }
+  return outcome;
 }
 
 }  // namespace transship::migrate

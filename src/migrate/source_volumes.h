@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "migrate/peer_session.h"
 #include "migrate/services.h"
+#include "migrate/volume_copies.h"
 #include "storage/known_files.h"
 #include "storage/scan.h"
 #include "storage/watch/tree_watch.h"
@@ -31,9 +32,11 @@ struct VolumesLink {
 // One thread at a time.
 class SourceVolumes {
  public:
-  // Those of `mounts` that travel, in their order; the destination has them staged.
+  // Those of the container that travel, in their order; the destination has them staged. `generations`: of the copies
+  // that are there already (peer.Prepared).
   static Result<std::unique_ptr<SourceVolumes>> open(Services& services, const VolumesLink& link,
-                                                     const std::vector<engine::Mount>& mounts, const Cancel& cancel);
+                                                     const engine::Container& container,
+                                                     const std::vector<std::string>& generations, const Cancel& cancel);
   ~SourceVolumes();
   SourceVolumes(const SourceVolumes&) = delete;
   SourceVolumes& operator=(const SourceVolumes&) = delete;
@@ -47,7 +50,11 @@ class SourceVolumes {
   // The tasks stand still, and are `pids`: what is left. When it returns the destination has applied it.
   Result<> finish(const std::vector<pid_t>& pids);
 
+  // The tasks are dead, and the container belongs to the other side: what is here is a copy that was left.
+  Result<> left();
+
   uint64_t sent_bytes() const { return sent_; }
+  uint64_t wire_bytes() const { return lanes_ ? lanes_->counters().wire_bytes : 0; }
   uint32_t rounds() const { return rounds_; }
 
  private:
@@ -59,16 +66,23 @@ class SourceVolumes {
     std::optional<storage::Scan> seen;
     storage::KnownFiles known;
     uint32_t round = 0;
+    bool builds_on = false;  // on a copy that is there, of which `seen` is what it was
   };
-  SourceVolumes(Cancel cancel, Cancel stop);
+  SourceVolumes(VolumeCopies copies, VolumesLink link, const engine::Container& container, Cancel cancel, Cancel stop);
   class Written;
+  Result<> add(const engine::Mount& mount, const std::string& generation);
+  Result<> build_on(Volume& volume);
+  Result<> ask_hashes(Volume& volume, const std::string& path);
   Result<> round(Volume& volume, const std::vector<pid_t>* still);
   Result<> round_of_all(const std::vector<pid_t>* still);
   void go_on();
 
   const Cancel cancel_;
   Cancel stop_;  // of the thread
-  std::string move_id_;
+  VolumeCopies copies_;
+  const VolumesLink link_;
+  const std::string engine_;
+  const std::string container_;
   std::unique_ptr<PeerSession> session_;
   std::unique_ptr<wire::LaneSender> lanes_;
   std::vector<Volume> volumes_;

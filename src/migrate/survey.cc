@@ -2,9 +2,13 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
+#include <map>
+
 #include "base/text.h"
 #include "memory/track/tracker.h"
 #include "storage/scan.h"
+#include "sys/mount_users.h"
 #include "sys/node_facts.h"
 #include "sys/task_tree.h"
 
@@ -141,7 +145,31 @@ Result<> measure_volumes(Survey& s, const Cancel& cancel) {
     if (!scan) return std::unexpected(std::move(scan).error().context(fmt::format("measure {}", m.source)));
     m.bytes = scan->disk_bytes();
     s.volume_bytes += m.bytes;
-    s.volume_files += scan->entries() - 1;
+    m.files = scan->entries() - 1;
+    s.volume_files += m.files;
+  }
+  return {};
+}
+
+// By their mount namespaces: so also what no engine of ours has made.
+Result<> find_sharers(const Services& services, engine::Container& container, const std::vector<pid_t>& pids) {
+  std::vector<std::string> paths;
+  std::error_code error;
+  for (const auto& m : container.mounts)
+    if (engine::is_volume(m) && std::filesystem::exists(m.source, error)) paths.push_back(m.source);
+  TS_TRY_ASSIGN(auto users, sys::mount_users(paths, pids));
+  if (users.empty()) return {};
+  std::map<std::string, std::string> names;  // by mount namespace
+  for (const auto& engine : services.engines) {
+    auto running = engine->list(false);
+    for (const auto& c : running ? *running : std::vector<engine::Summary>())
+      if (c.pid > 0) names.emplace(sys::mount_namespace_of(c.pid), fmt::format("{}:{}", c.engine, c.name));
+  }
+  for (const auto& user : users) {
+    auto name = names.find(sys::mount_namespace_of(user.pid));
+    auto who = name != names.end() ? name->second : fmt::format("{} (process {})", user.name, user.pid);
+    for (auto& m : container.mounts)
+      if (engine::is_volume(m) && m.source == user.path) m.used_by.push_back(who);
   }
   return {};
 }
@@ -173,7 +201,7 @@ plan::ContainerSide container_side(const engine::Container& c) {
   for (const auto& m : c.mounts) {
     struct stat st = {};
     bool directory = ::stat(m.source.c_str(), &st) != 0 || S_ISDIR(st.st_mode);
-    side.mounts.push_back({m.type, m.source, m.destination, m.volume, m.bytes, engine::is_volume(m) && !directory});
+    side.mounts.push_back({m.type, m.source, m.destination, m.volume, m.bytes, engine::is_volume(m) && !directory, m.used_by});
   }
   side.network_mode = c.network_mode;
   side.restart_policy = c.restart_policy;

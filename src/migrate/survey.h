@@ -35,6 +35,8 @@ Result<Survey> survey(const Services& services, const std::string& name);
 std::string travelling_root(const engine::Container& container);
 // Reads every name of every volume: `bytes` of its mounts, and the sums.
 Result<> measure_volumes(Survey& survey, const Cancel& cancel);
+// Sets `used_by` of its mounts. `pids`: its own processes.
+Result<> find_sharers(const Services& services, engine::Container& container, const std::vector<pid_t>& pids);
 struct TreeSize {
   uint64_t bytes = 0;  // on disk
   uint64_t files = 0;

@@ -54,6 +54,7 @@ class ControlSession {
       case peer::Request::kWithdraw: return withdraw(request.withdraw().move_id());
       case peer::Request::kFill: return fill(request.fill());
       case peer::Request::kVolumeApplied: return volume_applied(request.volume_applied());
+      case peer::Request::kVolumeHashes: return volume_hashes(request.volume_hashes());
       case peer::Request::kPlaced: return done_if(cutover_.told(peer_.name, request.placed()));
       case peer::Request::kExpose: return done_if(exposer_.asked(peer_.name, request.expose()));
       case peer::Request::kEntry: return entry(request.entry());
@@ -135,6 +136,11 @@ class ControlSession {
     auto move = moves_.find(request.move_id(), peer_.name);
     if (!move) return fail(Errc::kNotFound, "there is no move {} here", request.move_id().substr(0, 64));
     return move->volume_applied(request);
+  }
+  Result<peer::Reply> volume_hashes(const peer::VolumeHashesRequest& request) {
+    auto move = moves_.find(request.move_id(), peer_.name);
+    if (!move) return fail(Errc::kNotFound, "there is no move {} here", request.move_id().substr(0, 64));
+    return move->volume_hashes(request);
   }
   Result<peer::Reply> handover(const peer::HandoverRequest& request) {
     peer::Reply reply;

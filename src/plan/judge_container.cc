@@ -39,10 +39,12 @@ void judge_network(const ContainerSide& c, Rows& rows) {
 void judge_mounts(const ContainerSide& c, Rows& rows) {
   std::vector<std::string> stuck;
   std::vector<std::string> moving;
+  std::vector<std::string> shared;
   for (const auto& m : c.mounts) {
     if (m.type == "tmpfs") continue;
     auto what = fmt::format("{} {} on {}", m.type, m.type == "volume" && !m.volume.empty() ? m.volume : m.source,
                             m.destination);
+    if (!m.used_by.empty()) shared.push_back(fmt::format("{} is used by {} as well", what, join(m.used_by, ", ")));
     if ((m.type == "volume" || m.type == "bind") && !m.not_a_directory)
       moving.push_back(fmt::format("{} ({})", what, format_bytes(m.bytes)));
     else
@@ -52,7 +54,9 @@ void judge_mounts(const ContainerSide& c, Rows& rows) {
     rows.block("mounts", join(stuck, ", "),
                "only volumes and directories can move with a container: mount the directory that the file is in, or put "
                "the file into the image");
-  else
+  if (!shared.empty())
+    rows.block("mounts", join(shared, "; "), "stop what else uses it, or give it a volume of its own");
+  if (stuck.empty() && shared.empty())
     rows.ok("mounts", moving.empty() ? "none with data" : join(moving, ", "));
 }
 

@@ -17,6 +17,8 @@ PredictInput predict_input(const PlanInput& in) {
   p.mode = in.memory_mode;
   p.rootfs_bytes = in.rootfs_bytes;
   p.rootfs_files = in.rootfs_files;
+  p.volume_bytes = in.volume_bytes;
+  p.volume_files = in.volume_files;
   if (!in.image_present)
     p.image_bytes = in.image_missing_bytes != 0 ? in.image_missing_bytes : in.container.image_bytes;
   p.processes = in.tasks.processes;

@@ -36,6 +36,7 @@ struct ContainerSide {
     std::string volume;
     uint64_t bytes = 0;
     bool not_a_directory = false;  // a file, a socket or a device that is mounted
+    std::vector<std::string> used_by = {};  // other containers that have it, too
   };
   std::string engine;  // "podman", "runc"
   std::string name;
@@ -84,6 +85,8 @@ struct PlanInput {
   Abilities abilities;
   uint64_t rootfs_bytes = 0;  // difference from the image (or the whole bundle)
   uint64_t rootfs_files = 0;
+  uint64_t volume_bytes = 0;  // of volumes of which the destination has no copy yet
+  uint64_t volume_files = 0;
   NodeFacts source;
   NodeFacts destination;
   Link link;

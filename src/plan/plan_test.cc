@@ -104,7 +104,9 @@ TEST(Plan, EveryRowThatDoesNotPassSaysWhatToDo) {
   in.container.privileged = true;
   in.container.terminal = true;
   in.container.pod = "0123456789abcdef";
-  in.container.mounts = {{"bind", "/srv", "/data", ""}, {"volume", "/v/_data", "/vol", "db"}, {"tmpfs", "", "/t", ""}};
+  in.container.mounts = {{"bind", "/srv", "/data", "", 0, true},
+                         {"volume", "/v/_data", "/vol", "db", 0, false, {"podman:web"}},
+                         {"tmpfs", "", "/t", ""}};
   in.container.host_ports = {{"", 6379, 6379, "tcp"}};
   in.container.network_mode = "host";
   in.container.state = "paused";
@@ -212,9 +214,14 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         ContainerCase{"stopped", [](PlanInput& in) { in.container.state = "exited"; }, "state", Verdict::kBlock},
         ContainerCase{"bind", [](PlanInput& in) { in.container.mounts = {{"bind", "/a", "/b", ""}}; }, "mounts",
-                      Verdict::kBlock},
+                      Verdict::kOk},
         ContainerCase{"volume", [](PlanInput& in) { in.container.mounts = {{"volume", "/a", "/b", "v"}}; }, "mounts",
+                      Verdict::kOk},
+        ContainerCase{"file", [](PlanInput& in) { in.container.mounts = {{"bind", "/a", "/b", "", 0, true}}; }, "mounts",
                       Verdict::kBlock},
+        ContainerCase{"shared",
+                      [](PlanInput& in) { in.container.mounts = {{"volume", "/a", "/b", "v", 0, false, {"podman:web"}}}; },
+                      "mounts", Verdict::kBlock},
         ContainerCase{"tmpfs", [](PlanInput& in) { in.container.mounts = {{"tmpfs", "", "/b", ""}}; }, "mounts",
                       Verdict::kOk},
         ContainerCase{"pod", [](PlanInput& in) { in.container.pod = "abc"; }, "pod", Verdict::kBlock},
@@ -435,12 +442,12 @@ TEST(Plan, ObjectionsForAListAreOnlyWhatBlocks) {
   PlanInput in = good_input();
   EXPECT_TRUE(source_objections(in.container, &in.tasks, in.source).empty());
   in.container.privileged = true;
-  in.container.mounts = {{"bind", "/srv", "/data", ""}};
+  in.container.mounts = {{"bind", "/srv", "/data", "", 0, true}};
   in.tasks.seen[Trait::kIoUring] = {.count = 1, .examples = {{42, "pg", "[io_uring]"}}};
   auto rows = source_objections(in.container, &in.tasks, in.source);
   ASSERT_EQ(rows.size(), 2U);
   EXPECT_THAT(blocking_text(rows), HasSubstr("mounts: bind /srv on /data; io-uring: 1 × "));
-  EXPECT_THAT(blocking_remedies(rows), HasSubstr("volumes and bind mounts move in a later version"));
+  EXPECT_THAT(blocking_remedies(rows), HasSubstr("mount the directory that the file is in"));
   EXPECT_EQ(source_objections(in.container, nullptr, in.source).size(), 1U);
 }
 

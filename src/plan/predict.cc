@@ -69,8 +69,9 @@ Prediction predict(const PredictInput& in) {
   p.bytes_memory = static_cast<uint64_t>(memory * kImageOverhead + kImageBaseBytes);
   p.bytes_images = static_cast<uint64_t>(eager * kImageOverhead + kImageBaseBytes);
   p.bytes_rootfs = in.rootfs_bytes;
+  p.bytes_volumes = in.volume_bytes;
   p.bytes_image = in.image_bytes;
-  p.bytes_total = p.bytes_memory + p.bytes_rootfs + p.bytes_image;
+  p.bytes_total = p.bytes_memory + p.bytes_rootfs + p.bytes_volumes + p.bytes_image;
 
   double tasks = kPerProcessMs * in.processes + kPerThreadMs * in.threads + kPerConnectionMs * in.connections;
   p.freeze_ms = whole_ms(kFreezeMs);
@@ -85,11 +86,11 @@ Prediction predict(const PredictInput& in) {
   double image = in.image_bytes == 0 ? 0
                                      : transfer_ms(static_cast<double>(in.image_bytes), rate) +
                                            transfer_ms(static_cast<double>(in.image_bytes), kUnpackBytesPerSecond);
-  double rootfs =
-      transfer_ms(static_cast<double>(in.rootfs_bytes), rate) + kPerFileMs * static_cast<double>(in.rootfs_files);
+  double files = transfer_ms(static_cast<double>(in.rootfs_bytes + in.volume_bytes), rate) +
+                 kPerFileMs * static_cast<double>(in.rootfs_files + in.volume_files);
   double outside = live ? std::max(0.0, transfer_ms(memory, rate) - static_cast<double>(p.transfer_ms)) : 0;
   p.total_ms = p.gap_ms + whole_ms(outside) +
-               whole_ms(image + rootfs + kPlanAndReserveMs + kPrepareMs + kCleanUpMs + kRoundTripsOutside * in.rtt_ms);
+               whole_ms(image + files + kPlanAndReserveMs + kPrepareMs + kCleanUpMs + kRoundTripsOutside * in.rtt_ms);
   return p;
 }
 

@@ -14,6 +14,8 @@ struct PredictInput {
   MemoryMode mode = MemoryMode::kInvalid;
   uint64_t rootfs_bytes = 0;
   uint64_t rootfs_files = 0;
+  uint64_t volume_bytes = 0;  // of volumes of which the destination has no copy yet
+  uint64_t volume_files = 0;
   uint64_t image_bytes = 0;  // missing on the destination
   uint32_t processes = 1;
   uint32_t threads = 1;
@@ -26,6 +28,7 @@ struct Prediction {
   uint64_t bytes_memory = 0;  // on the wire, before compression
   uint64_t bytes_images = 0;  // CRIU's images: in a tmpfs of each host while it moves
   uint64_t bytes_rootfs = 0;
+  uint64_t bytes_volumes = 0;
   uint64_t bytes_image = 0;
   uint64_t bytes_total = 0;
   uint64_t total_ms = 0;

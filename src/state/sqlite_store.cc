@@ -9,7 +9,7 @@
 namespace transship::state {
 namespace {
 
-constexpr int64_t kSchemaVersion = 4;
+constexpr int64_t kSchemaVersion = 5;
 
 // Exclusive from the first read on: two daemons on one file would each believe in their own moves. NORMAL: after a
 // power cut the newest changes may be missing, but the file is whole; what must not be missing is written with FULL.
@@ -54,6 +54,11 @@ CREATE TABLE exposed(key TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
 PRAGMA user_version=4;
 )";
 
+constexpr const char* kSchema5 = R"(
+CREATE TABLE copies(key TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+PRAGMA user_version=5;
+)";
+
 constexpr const char* kMoveColumns =
     "id, container, engine, source, destination, role, state, phase, started, ended, error";
 
@@ -93,6 +98,9 @@ class SqliteStore final : public Store {
   Result<> put_exposed(const Exposed& exposed) override;
   Result<> remove_exposed(const std::string& key) override;
   Result<std::vector<Exposed>> exposed() override;
+  Result<> put_copy(const Copy& copy) override;
+  Result<> remove_copy(const std::string& path) override;
+  Result<std::vector<Copy>> copies() override;
   Result<> put_move(const Move& move, bool durable) override;
   Result<Move> move(const std::string& id) override;
   Result<std::vector<Move>> moves(size_t newest) override;
@@ -119,6 +127,11 @@ class SqliteStore final : public Store {
     Result<> on_;
   };
 
+  Result<> put_facts(const std::string& table, const std::string& key, const std::string& facts,
+                     const std::string& what);
+  Result<> remove_facts(const std::string& table, const std::string& key, const std::string& what);
+  template <class Row>
+  Result<std::vector<Row>> all_facts(const std::string& table, const std::string& what);
   Result<std::vector<Peer>> peers_locked() REQUIRES(mu_);
   Result<std::vector<TunnelEnd>> tunnel_ends_locked() REQUIRES(mu_);
   std::unexpected<Error> no_peer_locked(const std::string& name) REQUIRES(mu_);
@@ -156,6 +169,7 @@ Result<> SqliteStore::prepare() {
   if (version < 2) TS_TRY(db_.run(kSchema2));
   if (version < 3) TS_TRY(db_.run(kSchema3));
   if (version < 4) TS_TRY(db_.run(kSchema4));
+  if (version < 5) TS_TRY(db_.run(kSchema5));
   return transaction.commit();
 }
 
@@ -281,26 +295,32 @@ INSERT OR IGNORE INTO tunnel_numbers SELECT ?1, min(n) FROM
   return static_cast<unsigned>(s.number(0));
 }
 
-Result<> SqliteStore::put_placed(const Placed& placed) {
+// ---- tables of a key and its facts
+
+Result<> SqliteStore::put_facts(const std::string& table, const std::string& key, const std::string& facts,
+                                const std::string& what) {
   MutexLock lock(mu_);
   Durably durably(db_);
   TS_TRY(durably.on());
-  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT OR REPLACE INTO placed VALUES(?,?)",
-                                           fmt::format("store where {} is", placed.key)));
-  return s.bind(placed.key).bind(placed.facts).run();
+  auto sql = fmt::format("INSERT OR REPLACE INTO {} VALUES(?,?)", table);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, sql.c_str(), fmt::format("store {} {}", what, key)));
+  return s.bind(key).bind(facts).run();
 }
 
-Result<> SqliteStore::remove_placed(const std::string& key) {
+Result<> SqliteStore::remove_facts(const std::string& table, const std::string& key, const std::string& what) {
   MutexLock lock(mu_);
-  TS_TRY_ASSIGN(auto s,
-                Statement::prepare(db_, "DELETE FROM placed WHERE key=?", fmt::format("forget where {} is", key)));
+  auto sql = fmt::format("DELETE FROM {} WHERE key=?", table);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, sql.c_str(), fmt::format("forget {} {}", what, key)));
   return s.bind(key).run();
 }
 
-Result<std::vector<Placed>> SqliteStore::placed() {
+// Each a pair of two texts.
+template <class Row>
+Result<std::vector<Row>> SqliteStore::all_facts(const std::string& table, const std::string& what) {
   MutexLock lock(mu_);
-  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT key, facts FROM placed ORDER BY key", "list what is placed"));
-  std::vector<Placed> out;
+  auto sql = fmt::format("SELECT key, facts FROM {} ORDER BY key", table);
+  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, sql.c_str(), fmt::format("list {}s", what)));
+  std::vector<Row> out;
   while (true) {
     TS_TRY_ASSIGN(bool row, s.next());
     if (!row) return out;
@@ -308,32 +328,15 @@ Result<std::vector<Placed>> SqliteStore::placed() {
   }
 }
 
-Result<> SqliteStore::put_exposed(const Exposed& exposed) {
-  MutexLock lock(mu_);
-  Durably durably(db_);
-  TS_TRY(durably.on());
-  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "INSERT OR REPLACE INTO exposed VALUES(?,?)",
-                                           fmt::format("store the exposed port {}", exposed.key)));
-  return s.bind(exposed.key).bind(exposed.facts).run();
-}
-
-Result<> SqliteStore::remove_exposed(const std::string& key) {
-  MutexLock lock(mu_);
-  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "DELETE FROM exposed WHERE key=?",
-                                           fmt::format("forget the exposed port {}", key)));
-  return s.bind(key).run();
-}
-
-Result<std::vector<Exposed>> SqliteStore::exposed() {
-  MutexLock lock(mu_);
-  TS_TRY_ASSIGN(auto s, Statement::prepare(db_, "SELECT key, facts FROM exposed ORDER BY key", "list exposed ports"));
-  std::vector<Exposed> out;
-  while (true) {
-    TS_TRY_ASSIGN(bool row, s.next());
-    if (!row) return out;
-    out.push_back({s.text(0), s.text(1)});
-  }
-}
+Result<> SqliteStore::put_placed(const Placed& p) { return put_facts("placed", p.key, p.facts, "placed container"); }
+Result<> SqliteStore::remove_placed(const std::string& key) { return remove_facts("placed", key, "placed container"); }
+Result<std::vector<Placed>> SqliteStore::placed() { return all_facts<Placed>("placed", "placed container"); }
+Result<> SqliteStore::put_exposed(const Exposed& e) { return put_facts("exposed", e.key, e.facts, "exposed port"); }
+Result<> SqliteStore::remove_exposed(const std::string& key) { return remove_facts("exposed", key, "exposed port"); }
+Result<std::vector<Exposed>> SqliteStore::exposed() { return all_facts<Exposed>("exposed", "exposed port"); }
+Result<> SqliteStore::put_copy(const Copy& c) { return put_facts("copies", c.path, c.facts, "volume copy"); }
+Result<> SqliteStore::remove_copy(const std::string& path) { return remove_facts("copies", path, "volume copy"); }
+Result<std::vector<Copy>> SqliteStore::copies() { return all_facts<Copy>("copies", "volume copy"); }
 
 Result<> SqliteStore::put_move(const Move& move, bool durable) {
   if (move.summary.size() > kMaxSummaryBytes)

@@ -41,6 +41,13 @@ struct Exposed {
   bool operator==(const Exposed&) const = default;
 };
 
+// A directory of this host with the data of a volume: the one in use, or one that a move has left behind.
+struct Copy {
+  std::string path;
+  std::string facts;  // JSON, migrate/volume_copies.h
+  bool operator==(const Copy&) const = default;
+};
+
 struct Move {
   std::string id;
   std::string container;
@@ -87,6 +94,11 @@ class Store {
   virtual Result<> put_exposed(const Exposed& exposed) = 0;
   virtual Result<> remove_exposed(const std::string& key) = 0;
   virtual Result<std::vector<Exposed>> exposed() = 0;
+
+  // The same for copies of volumes; by path.
+  virtual Result<> put_copy(const Copy& copy) = 0;
+  virtual Result<> remove_copy(const std::string& path) = 0;
+  virtual Result<std::vector<Copy>> copies() = 0;
 
   // Inserts or replaces it by its id. `durable`: on disk when it returns; otherwise a power cut may take it back, but
   // never what came after it without it.

@@ -28,6 +28,7 @@ inline peer::Reply::KindCase reply_kind(peer::Request::KindCase request) {
     case Q::kAbort: return R::kDone;
     case Q::kArm: return R::kAtGate;
     case Q::kFill: return R::kFill;
+    case Q::kVolumeHashes: return R::kVolumeHashes;
     case Q::kTunnel: return R::kTunnel;
     case Q::kNames: return R::kNames;
     case Q::kHandover: return R::kHandover;

@@ -114,6 +114,68 @@ def test_all_that_was_acknowledged_is_in_the_volume(volume_scene):
     assert s.cli(azure, "GET", "counter:0") == counter
 
 
+def volume_bytes(outcome):
+    return outcome.lines[-1]["bytes_volumes"]
+
+
+def test_back_again_only_what_changed_is_sent(volume_scene):
+    s = volume_scene
+    aws, azure = s.home, s.lab.host("azure")
+    aws.run(["bash", "-c", f"head -c 64M /dev/urandom > {BIND}/big; echo old > {BIND}/rewritten; echo old > {BIND}/removed"])
+    outcome = move(aws, "keeper", "azure")
+    assert outcome.code == DONE, outcome.lines[-1]
+    assert volume_bytes(outcome) > 64 << 20
+    azure.run(["bash", "-c", f"dd if=/dev/urandom of={BIND}/big bs=64K seek=300 count=2 conv=notrunc status=none;"
+                             f"cd {BIND}; rm removed; echo new > rewritten; mkdir added; echo new > added/file; mv deep moved"])
+    assert int(s.cli(azure, "INCR", "counter")) == 1
+    expected = {path: listing(azure, path) for path in (BIND, READ_ONLY)}
+    outcome = move(azure, "keeper", "aws")
+    assert outcome.code == DONE, outcome.lines[-1]
+    assert volume_bytes(outcome) < 1 << 20
+    assert {path: listing(aws, path) for path in (BIND, READ_ONLY)} == expected
+    aws.run(["podman", "kill", "--signal", "KILL", "keeper"])
+    aws.run(["podman", "start", "keeper"], timeout=60)
+    s.wait_answer(aws)
+    assert s.cli(aws, "GET", "counter") == "1"
+    # And once more to where it has been, with a copy that is two moves old there.
+    assert move(aws, "keeper", "openstack").code == DONE
+    outcome = move(s.lab.host("openstack"), "keeper", "azure")
+    assert outcome.code == DONE, outcome.lines[-1]
+    assert {path: listing(azure, path) for path in (BIND, READ_ONLY)} == expected
+
+
+def test_a_copy_that_was_changed_since_it_was_left_is_kept(volume_scene):
+    s = volume_scene
+    aws, azure = s.home, s.lab.host("azure")
+    assert move(aws, "keeper", "azure").code == DONE
+    aws.run(["sh", "-c", f"echo precious > {BIND}/theirs"])
+    outcome = move(azure, "keeper", "aws")
+    assert outcome.code != DONE
+    assert f"the directory {BIND} was changed here since it moved to azure (theirs)" in json.dumps(outcome.lines)
+    assert aws.run(["cat", f"{BIND}/theirs"]).stdout == "precious\n"
+    s.wait_answer(azure)
+    # Taken away it is as it was left.
+    aws.run(["rm", f"{BIND}/theirs"])
+    aws.run(["rm", "-rf", BIND])
+    assert move(azure, "keeper", "aws").code == DONE
+
+
+def test_a_copy_that_was_begun_to_be_filled_is_filled_again(volume_scene, points):
+    s = volume_scene
+    aws, azure = s.home, s.lab.host("azure")
+    assert move(aws, "keeper", "azure").code == DONE
+    azure.run(["sh", "-c", f"echo more > {BIND}/more"])
+    points(aws, "destination.restore", "fail")
+    assert move(azure, "keeper", "aws").code != DONE
+    s.wait_answer(azure)
+    aws.run(["rm", "-f", f"{POINTS}/destination.restore"])
+    azure.run(["sh", "-c", f"rm {BIND}/more"])
+    expected = {path: listing(azure, path) for path in (BIND, READ_ONLY)}
+    outcome = move(azure, "keeper", "aws")
+    assert outcome.code == DONE, outcome.lines[-1]
+    assert {path: listing(aws, path) for path in (BIND, READ_ONLY)} == expected
+
+
 def test_what_was_there_before_is_not_overwritten(volume_scene):
     s = volume_scene
     azure = s.lab.host("azure")
