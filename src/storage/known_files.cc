@@ -1,12 +1,11 @@
 #include "storage/known_files.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "storage/beneath.h"
+#include "storage/saved_bytes.h"
 
 namespace transship::storage {
 
@@ -79,8 +78,6 @@ void KnownFiles::clear() {
 //   each file: u32 length of its name, name, u64 size, then runs until all blocks are there:
 //              u32 number of blocks, highest bit: holes; without it so many hashes of 16 bytes
 //   u64 XXH3-64 of all that
-//
-// Numbers have the machine's byte order: the file stays on its host.
 
 namespace {
 
@@ -89,49 +86,22 @@ constexpr uint32_t kVersion = 1;
 constexpr uint32_t kHoleBit = 1U << 31;
 constexpr size_t kMaxPath = 32'768;
 
-template <class T>
-void append(std::string& to, T value) {
-  to.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
 void append_blocks(std::string& to, std::span<const BlockHash> blocks) {
   while (!blocks.empty()) {
     bool hole = blocks[0].is_hole();
     auto end = std::ranges::find_if(blocks, [&](const BlockHash& b) { return b.is_hole() != hole; });
     auto n = std::min<size_t>(static_cast<size_t>(end - blocks.begin()), kHoleBit - 1);
-    append(to, static_cast<uint32_t>(n) | (hole ? kHoleBit : 0));
+    append_number(to, static_cast<uint32_t>(n) | (hole ? kHoleBit : 0));
     if (!hole) to.append(reinterpret_cast<const char*>(blocks.data()), n * sizeof(BlockHash));
     blocks = blocks.subspan(n);
   }
 }
 
-std::unexpected<Error> corrupt(std::string_view why) {
-  return fail(Errc::kCorrupt, "the record of what the other side has {}", why);
-}
+constexpr std::string_view kWhat = "the record of what the other side has";
 
-class Parser {
- public:
-  explicit Parser(std::string_view text) : rest_(text) {}
-  bool empty() const { return rest_.empty(); }
-  bool bytes(size_t n, std::string_view& out) {
-    if (n > rest_.size()) return false;
-    out = rest_.substr(0, n);
-    rest_.remove_prefix(n);
-    return true;
-  }
-  template <class T>
-  bool number(T& out) {
-    std::string_view raw;
-    if (!bytes(sizeof out, raw)) return false;
-    std::memcpy(&out, raw.data(), sizeof out);
-    return true;
-  }
+std::unexpected<Error> corrupt(std::string_view why) { return fail(Errc::kCorrupt, "{} {}", kWhat, why); }
 
- private:
-  std::string_view rest_;
-};
-
-bool read_blocks(Parser& in, std::vector<BlockHash>& blocks) {
+bool read_blocks(RecordReader& in, std::vector<BlockHash>& blocks) {
   for (size_t at = 0; at < blocks.size();) {
     uint32_t run = 0;
     std::string_view raw;
@@ -147,7 +117,7 @@ bool read_blocks(Parser& in, std::vector<BlockHash>& blocks) {
   return true;
 }
 
-Result<> read_file_into(Parser& in, KnownFiles& known) {
+Result<> read_file_into(RecordReader& in, KnownFiles& known) {
   uint32_t length = 0;
   std::string_view path;
   KnownFile file;
@@ -166,32 +136,21 @@ Result<> read_file_into(Parser& in, KnownFiles& known) {
 }  // namespace
 
 std::string KnownFiles::serialize() const {
-  std::string text(kMagic);
-  append(text, kVersion);
-  append(text, static_cast<uint64_t>(files_.size()));
+  auto text = begin_record(kMagic, kVersion);
+  append_number(text, static_cast<uint64_t>(files_.size()));
   for (const auto& [path, file] : files_) {
-    append(text, static_cast<uint32_t>(path.size()));
+    append_number(text, static_cast<uint32_t>(path.size()));
     text += path;
-    append(text, file.hashes.size);
+    append_number(text, file.hashes.size);
     append_blocks(text, file.hashes.blocks);
   }
-  append(text, static_cast<uint64_t>(XXH3_64bits(text.data(), text.size())));
+  end_record(text);
   return text;
 }
 
 Result<KnownFiles> KnownFiles::parse(std::string_view text, size_t max_bytes) {
-  if (text.size() < sizeof(uint64_t)) return corrupt("is cut");
-  Parser end(text.substr(text.size() - sizeof(uint64_t)));
-  text.remove_suffix(sizeof(uint64_t));
-  uint64_t checksum = 0;
-  if (!end.number(checksum) || checksum != XXH3_64bits(text.data(), text.size()))
-    return corrupt("has another checksum");
-  Parser in(text);
-  std::string_view magic;
-  uint32_t version = 0;
+  TS_TRY_ASSIGN(auto in, RecordReader::open(text, kMagic, kVersion, kWhat));
   uint64_t files = 0;
-  if (!in.bytes(kMagic.size(), magic) || magic != kMagic || !in.number(version) || version != kVersion)
-    return corrupt("is of another version");
   if (!in.number(files)) return corrupt("is cut");
   KnownFiles known(max_bytes);
   for (uint64_t i = 0; i < files; ++i) TS_TRY(read_file_into(in, known));

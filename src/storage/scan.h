@@ -50,6 +50,7 @@ class Scan {
 
  private:
   friend class Scanner;
+  friend class ScanParser;
   friend class RoundSender;
   friend class ScanUpdate;
   friend class TreeWatch;

@@ -6,17 +6,17 @@ namespace transship::storage {
 namespace {
 
 bool changed(const Node& was, const Node& is) {
-  if (is_whiteout(was.mode, was.rdev) && is_whiteout(is.mode, is.rdev)) return false;
-  return was.unsettled || was.inode != is.inode || was.ctime_ns != is.ctime_ns || was.mtime_ns != is.mtime_ns ||
-         was.size != is.size || was.mode != is.mode || was.nlink != is.nlink || was.rdev != is.rdev;
+  return was.inode != is.inode || was.ctime_ns != is.ctime_ns || was.mtime_ns != is.mtime_ns || was.size != is.size ||
+         was.mode != is.mode || was.nlink != is.nlink || was.rdev != is.rdev;
 }
 
 class Differ {
  public:
-  Differ(const Scan& was, const Scan& is, ScanDiff& out) : was_(was), is_(is), out_(out) {}
+  Differ(const Scan& was, const Scan& is, Unsettled unsettled, ScanDiff& out)
+      : was_(was), is_(is), unsettled_(unsettled), out_(out) {}
 
   void run() {
-    out_.send[0] = changed(was_.nodes()[0], is_.nodes()[0]);
+    out_.send[0] = differs(was_.nodes()[0], is_.nodes()[0]);
     pairs_.push_back({0, 0});
     while (!pairs_.empty()) {
       auto [old_dir, new_dir] = pairs_.back();
@@ -43,8 +43,13 @@ class Differ {
     const Node& was = was_.nodes()[o];
     const Node& is = is_.nodes()[n];
     if (S_ISDIR(is.mode) && !S_ISDIR(was.mode)) return add_tree(n);
-    out_.send[n] = changed(was, is);
+    out_.send[n] = differs(was, is);
     if (S_ISDIR(is.mode)) pairs_.push_back({o, n});
+  }
+
+  bool differs(const Node& was, const Node& is) const {
+    if (is_whiteout(was.mode, was.rdev) && is_whiteout(is.mode, is.rdev)) return false;
+    return (was.unsettled && unsettled_ == Unsettled::kDiffers) || changed(was, is);
   }
 
   void add_tree(uint32_t top) {
@@ -60,6 +65,7 @@ class Differ {
 
   const Scan& was_;
   const Scan& is_;
+  Unsettled unsettled_;
   ScanDiff& out_;
   std::vector<std::pair<uint32_t, uint32_t>> pairs_;
 };
@@ -82,11 +88,12 @@ void widen_to_linked_names(const Scan& now, const std::unordered_set<uint64_t>& 
 
 }  // namespace
 
-ScanDiff diff_scans(const Scan* previous, const Scan& now, const std::unordered_set<uint64_t>& always) {
+ScanDiff diff_scans(const Scan* previous, const Scan& now, const std::unordered_set<uint64_t>& always,
+                    Unsettled unsettled) {
   ScanDiff diff;
   diff.send.assign(now.nodes().size(), previous == nullptr);
   if (previous == nullptr) return diff;
-  Differ(*previous, now, diff).run();
+  Differ(*previous, now, unsettled, diff).run();
   widen_to_linked_names(now, always, diff.send);
   return diff;
 }

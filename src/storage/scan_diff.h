@@ -15,8 +15,12 @@ struct ScanDiff {
   std::vector<bool> send;            // by node of the new scan
 };
 
+// What of the previous scan was not settled: it may be different without looking so.
+enum class Unsettled { kDiffers, kIsAsItLooks };
+
 // Everything is sent when `previous` is null. All names of an inode are sent when one of them is.
-ScanDiff diff_scans(const Scan* previous, const Scan& now, const std::unordered_set<uint64_t>& always);
+ScanDiff diff_scans(const Scan* previous, const Scan& now, const std::unordered_set<uint64_t>& always,
+                    Unsettled unsettled = Unsettled::kDiffers);
 
 // Character device 0:0: overlay's mark for a name that was removed. Overlay links many of them to one inode.
 inline bool is_whiteout(mode_t mode, dev_t rdev) { return S_ISCHR(mode) && rdev == 0; }
