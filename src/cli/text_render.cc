@@ -208,7 +208,8 @@ void print_plan(const Screen& screen, const local::PlanReply& plan, const std::s
   if (plan.bytes_total() > 0 || plan.total_ms() > 0) {
     screen.line(fmt::format("Prediction for {}", what));
     Facts facts(screen);
-    std::string kinds = bytes_by_kind(plan.bytes_memory(), plan.bytes_rootfs(), plan.bytes_volumes(), plan.bytes_image());
+    std::string kinds =
+        bytes_by_kind(plan.bytes_memory(), plan.bytes_rootfs(), plan.bytes_volumes(), plan.bytes_image());
     facts.add("bytes", format_bytes(plan.bytes_total()) + (kinds.empty() ? "" : " (" + kinds + ")"));
     if (plan.bits_per_second() > 0)
       facts.add("link", fmt::format("{} measured, {:.1f} ms round trip", format_bit_rate(plan.bits_per_second()),

@@ -45,8 +45,8 @@ struct Mount {
   std::string destination;  // in the container
   std::string volume;       // name, for "volume"
   bool writable = true;
-  uint64_t bytes = 0;  // of a volume, on disk; where somebody has measured it
-  uint64_t files = 0;  // likewise: names
+  uint64_t bytes = 0;                     // of a volume, on disk; where somebody has measured it
+  uint64_t files = 0;                     // likewise: names
   std::vector<std::string> used_by = {};  // other containers of this host that have it as well
   // Which volume it is, and since which move it is told what changes (migrate/volume_copies.h); empty: it is not.
   std::string copy_id = {};
@@ -187,8 +187,8 @@ class Engine {
   // runtime transship; no restart policy yet (see finish). Nothing runs. Its volumes are made, and empty: one that is
   // there already is kAlreadyExists. On failure nothing is left.
   virtual Result<Staged> stage(const Container& wanted, Deadline deadline, const Cancel& cancel) = 0;
-  // What a stage() of this arrival made, its volumes included; never anything else that has their names, nor a container
-  // that has been started. Idempotent.
+  // What a stage() of this arrival made, its volumes included; never anything else that has their names, nor a
+  // container that has been started. Idempotent.
   virtual Result<> discard_arrival(const Container& wanted, Deadline deadline) = 0;
   // Where the OCI runtime keeps it is the engine's matter; returns when the engine's start is through, which is when
   // the gate has answered. Holds the engine's lock of that container: the gate's deadline bounds it.

@@ -18,7 +18,7 @@ struct PodmanAnswers {
   Json image;      // /images/ID/json
   Json oci;        // the config.json that its runtime got
   Json generated;  // `podman generate spec`: static addresses, devices and mounts that inspect does not show
-  std::vector<Json> networks;  // /networks/NAME/json of each of its networks
+  std::vector<Json> networks;      // /networks/NAME/json of each of its networks
   std::vector<Json> volumes = {};  // /volumes/NAME/json of each of its volumes
 };
 

@@ -109,13 +109,16 @@ void check_mounts(const Json& v, const Asked& a) {
 void check_volumes(const Json& v, const Asked& a) {
   a.find.elements(v, "volumes", [&](const Json& m) {
     a.find.only(m, "a volume", {"Name", "Dest", "Options", "IsAnonymous", "SubPath"});
-    for (const auto& option : texts_at(m, {"Options"})) check_mount_option(option, a, true);
+    // Whether the image's files are put into an empty one.
+    for (const auto& option : texts_at(m, {"Options"}))
+      if (option != "copy" && option != "nocopy") check_mount_option(option, a, true);
     auto name = text_at(m, {"Name"});
     auto dest = text_at(m, {"Dest"});
     auto announced = std::ranges::find_if(a.wanted.mounts, [&](const Mount& known) {
       return known.type == "volume" && known.volume == name && known.destination == dest;
     });
-    if (announced == a.wanted.mounts.end()) return a.find.never("volume \"{}\", of which it did not speak before", DemandFinder::printed(name));
+    if (announced == a.wanted.mounts.end())
+      return a.find.never("volume \"{}\", of which it did not speak before", DemandFinder::printed(name));
     // One that comes with it is its own, and so is what it has left here.
     if (announced->copy_here == CopyHere::kNone && std::ranges::contains(a.find.host().volumes, name))
       a.find.want("allow.volumes", name, fmt::format("volume {}", DemandFinder::printed(name)));

@@ -114,7 +114,8 @@ Result<PodmanAnswers> PodmanEngine::gather(const std::string& name) {
   for (const auto& m : mounts.is_array() ? mounts : Json::array()) {
     if (text_at(m, {"Type"}) != "volume") continue;
     auto volume = text_at(m, {"Name"});
-    TS_TRY_ASSIGN(Json v, get(fmt::format("/volumes/{}/json", url_escape(volume)), "inspect volume " + volume, usual()));
+    TS_TRY_ASSIGN(Json v,
+                  get(fmt::format("/volumes/{}/json", url_escape(volume)), "inspect volume " + volume, usual()));
     a.volumes.push_back(std::move(v));
   }
   generate.join();

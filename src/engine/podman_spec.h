@@ -25,7 +25,7 @@ struct PodmanSpec {
   std::vector<std::string> files;       // host paths that must exist (seccomp profile, init)
   std::vector<std::string> devices;     // host device paths that must exist
   std::vector<PodmanVolume> volumes;
-  std::vector<Conflict> blocks;         // what can't be made again anywhere else
+  std::vector<Conflict> blocks;  // what can't be made again anywhere else
 };
 
 PodmanSpec make_spec(const Container& container, const PodmanAnswers& answers);

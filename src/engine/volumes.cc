@@ -24,7 +24,8 @@ std::vector<std::string> bind_sources(const Container& c) {
 
 // What is there belongs to the host, or to its kernel.
 bool is_hosts_own(const std::string& path) {
-  constexpr std::array<std::string_view, 8> kOwn = {"/proc", "/sys", "/dev", "/run", "/boot", "/etc", "/usr", "/var/run"};
+  constexpr std::array<std::string_view, 8> kOwn = {"/proc", "/sys", "/dev", "/run",
+                                                    "/boot", "/etc", "/usr", "/var/run"};
   return path == "/" || std::ranges::any_of(kOwn, [&](std::string_view own) {
            return path == own || (path.starts_with(own) && path[own.size()] == '/');
          });

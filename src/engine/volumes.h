@@ -7,8 +7,8 @@
 
 namespace transship::engine {
 
-// Of what `wanted` has mounted from the host, what cannot be made here: a directory that is there and is not empty, something
-// that is no directory, a path that a host needs for itself.
+// Of what `wanted` has mounted from the host, what cannot be made here: a directory that is there and is not empty,
+// something that is no directory, a path that a host needs for itself.
 std::vector<Conflict> bind_conflicts(const Container& wanted);
 // Directories of bind mounts that are not there, marked with `wanted.arrival` (sys/arrival_mark.h).
 Result<> make_bind_directories(const Container& wanted);

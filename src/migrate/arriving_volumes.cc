@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kInodesKept = 2;
 // Of hashes in one answer: a message has 4 MiB.
 constexpr size_t kHashesAtOnce = 128U << 10;
+// Where changes cannot be followed. Beside the restore, which takes longer.
+constexpr milliseconds kWalkInGap{20};
 constexpr size_t kMostHashBytes = 256U << 20;
 
 Result<> sync_disk_of(int fd, const std::string& path) {
@@ -72,8 +74,7 @@ Result<std::unique_ptr<ArrivingVolumes>> ArrivingVolumes::create(VolumeCopies co
     if (watch)
       v.watch = std::move(*watch);
     else
-      TS_LOG_INFO("mig={} what changes in {} will not be known: {}", a->options_.move_id, v.path,
-                  watch.error().message());
+      TS_LOG_INFO("mig={} {} is walked over: {}", a->options_.move_id, v.path, watch.error().message());
     v.rounds = std::make_unique<RootfsRounds>(
         cancel, [arriving = a.get(), &v](storage::Reader& stream) { return arriving->apply(v, stream); });
   }
@@ -83,8 +84,7 @@ Result<std::unique_ptr<ArrivingVolumes>> ArrivingVolumes::create(VolumeCopies co
 // Written down first: what is half one state and half another must not be taken for either by whoever comes next.
 Result<> ArrivingVolumes::take_over(Volume& v) {
   TS_TRY_ASSIGN(v.before, copies_.at(v.path));
-  if (!v.before)
-    return fail(Errc::kAlreadyExists, "it is there, and no move has left it there");
+  if (!v.before) return fail(Errc::kAlreadyExists, "it is there, and no move has left it there");
   auto filling = *v.before;
   filling.standing = CopyStanding::kFilling;
   filling.since_ms = unix_ms_now();
@@ -179,13 +179,21 @@ Result<peer::VolumeHashes> ArrivingVolumes::hashes(const peer::VolumeHashesReque
   return reply;
 }
 
+Result<storage::Scan> ArrivingVolumes::look(const Volume& v) const {
+  if (!v.watch) return storage::scan_tree(v.root.get(), cancel_);
+  return v.watch->scan(v.seen ? &*v.seen : nullptr, {}, cancel_);
+}
+
 // The long part of what settle() does, while there is time.
 void ArrivingVolumes::expect_last() {
   settle_thread_ = Thread("volumes-look", [this] {
     for (auto& v : volumes_) {
-      if (!v->watch) continue;
-      auto scan = v->watch->scan(nullptr, {}, cancel_);
-      if (scan) v->seen = std::move(*scan);
+      auto begin = Clock::now();
+      auto scan = look(*v);
+      // It will be walked over again.
+      bool late = !v->watch && Clock::now() - begin > kWalkInGap;
+      if (late) TS_LOG_INFO("mig={} {} is too large to look at in time", options_.move_id, v->path);
+      if (scan && !late) v->seen = std::move(*scan);
     }
   });
 }
@@ -201,8 +209,8 @@ Result<> ArrivingVolumes::close() {
 Result<> ArrivingVolumes::settle_all() {
   for (auto& v : volumes_) TS_TRY(sync_disk_of(v->root.get(), v->path));
   for (auto& v : volumes_) {
-    if (!v->watch || !v->seen) continue;
-    auto scan = v->watch->scan(&*v->seen, {}, cancel_);
+    if (!v->seen) continue;
+    auto scan = look(*v);
     v->seen = scan ? std::optional(std::move(*scan)) : std::nullopt;
     if (!scan) TS_LOG_WARN("mig={} look at {}: {}", options_.move_id, v->path, scan.error().message());
   }
@@ -256,8 +264,7 @@ Result<> ArrivingVolumes::undone(Volume& v) {
 void ArrivingVolumes::undone() {
   for (auto& v : volumes_) {
     if (!v->before) continue;
-    if (auto kept = undone(*v); !kept)
-      TS_LOG_WARN("mig={} {}: {}", options_.move_id, v->path, kept.error().message());
+    if (auto kept = undone(*v); !kept) TS_LOG_WARN("mig={} {}: {}", options_.move_id, v->path, kept.error().message());
     v->before.reset();
   }
 }

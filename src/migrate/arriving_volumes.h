@@ -73,7 +73,7 @@ class ArrivingVolumes {
     std::optional<VolumeCopy> before;  // what was left here
     std::atomic<bool> touched = false;
     Fd root;
-    std::unique_ptr<storage::TreeWatch> watch;  // null: nobody will be able to tell what changes
+    std::unique_ptr<storage::TreeWatch> watch;  // null: changes cannot be followed, and it is walked over
     std::optional<storage::Scan> seen;          // by settle_thread_
     std::unique_ptr<RootfsRounds> rounds;       // last: its thread uses the rest
   };
@@ -83,6 +83,7 @@ class ArrivingVolumes {
   Result<Volume*> volume(uint64_t number);
   Result<> apply(Volume& volume, storage::Reader& stream);
   Result<> check_use(uint64_t written);
+  Result<storage::Scan> look(const Volume& volume) const;
   Result<> settle_all();
 
   VolumeCopies copies_;

@@ -64,7 +64,15 @@ void take_places(const peer::ContainerFacts& f, engine::Container& c) {
     c.host_ports.push_back(
         {p.host_ip(), static_cast<uint16_t>(p.host_port()), static_cast<uint16_t>(p.container_port()), p.protocol()});
   for (const auto& m : f.mounts())
-    c.mounts.push_back({m.type(), m.source(), m.destination(), m.volume(), m.writable(), m.bytes(), 0, {}, m.copy_id(),
+    c.mounts.push_back({m.type(),
+                        m.source(),
+                        m.destination(),
+                        m.volume(),
+                        m.writable(),
+                        m.bytes(),
+                        0,
+                        {},
+                        m.copy_id(),
                         m.copy_generation()});
 }
 

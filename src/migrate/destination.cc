@@ -259,8 +259,7 @@ Result<peer::Reply> DestinationMove::prepare() {
   services_.passing.put(staged_->id);
   prepared.set_container_id(staged_->id);
   TS_TRY(save());
-  TS_TRY_ASSIGN(volumes_,
-                ArrivingVolumes::create(copies(), wanted_, staged_->volumes, arriving_options(), cancel_));
+  TS_TRY_ASSIGN(volumes_, ArrivingVolumes::create(copies(), wanted_, staged_->volumes, arriving_options(), cancel_));
   volumes_->describe(prepared);
   TS_TRY(fault::at("destination.prepare.saved"));
   enter(State::kStaged);

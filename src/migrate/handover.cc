@@ -51,11 +51,11 @@ struct PhaseState {
   SourceState state;
 };
 constexpr std::array kPhases{
-    PhaseState{"plan", S::kCopying},      PhaseState{"reserve", S::kCopying},   PhaseState{"prepare", S::kCopying},
-    PhaseState{"rootfs", S::kCopying},    PhaseState{"volumes", S::kCopying}, PhaseState{"ready", S::kCopying},     PhaseState{"memory", S::kCopying},
-    PhaseState{"dump", S::kFrozen},       PhaseState{"transfer", S::kFrozen},   PhaseState{"restore", S::kAsked},
-    PhaseState{"commit", S::kAsked},      PhaseState{"release", S::kCommitted}, PhaseState{"follow", S::kCommitted},
-    PhaseState{"cleanup", S::kCommitted},
+    PhaseState{"plan", S::kCopying},     PhaseState{"reserve", S::kCopying},   PhaseState{"prepare", S::kCopying},
+    PhaseState{"rootfs", S::kCopying},   PhaseState{"volumes", S::kCopying},   PhaseState{"ready", S::kCopying},
+    PhaseState{"memory", S::kCopying},   PhaseState{"dump", S::kFrozen},       PhaseState{"transfer", S::kFrozen},
+    PhaseState{"restore", S::kAsked},    PhaseState{"commit", S::kAsked},      PhaseState{"release", S::kCommitted},
+    PhaseState{"follow", S::kCommitted}, PhaseState{"cleanup", S::kCommitted},
 };
 
 template <class State, size_t N>

@@ -233,9 +233,12 @@ Result<> judge_container(const Services& services, const std::string& source, co
     if (!engine::is_volume(m)) continue;
     bool same = m.copy_here == engine::CopyHere::kSame;
     reply.add_volume_generations(same ? m.copy_generation : "");
-    if (same) add("volumes", peer::VERDICT_OK, fmt::format("what is on {} was here before: only what changed since is sent", m.destination), "");
+    if (same)
+      add("volumes", peer::VERDICT_OK,
+          fmt::format("what is on {} was here before: only what changed since is sent", m.destination), "");
     if (m.copy_here == engine::CopyHere::kStale)
-      add("volumes", peer::VERDICT_OK, fmt::format("of what is on {} there is an older copy, which is replaced", m.destination), "");
+      add("volumes", peer::VERDICT_OK,
+          fmt::format("of what is on {} there is an older copy, which is replaced", m.destination), "");
   }
   // The engine does not know of these before it starts it.
   for (const auto& e : exposed_in_the_way(services, wanted))

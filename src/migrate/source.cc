@@ -376,7 +376,8 @@ Result<> SourceMove::copy_rootfs() {
 Result<> SourceMove::copy_volumes() {
   TS_TRY(fault::at("source.volumes"));
   VolumesLink link{id(), lane_token_, request_.peer, planned_.max_bits_per_second};
-  TS_TRY_ASSIGN(volumes_, SourceVolumes::open(services_, link, planned_.survey.container, volume_generations_, cancel_));
+  TS_TRY_ASSIGN(volumes_,
+                SourceVolumes::open(services_, link, planned_.survey.container, volume_generations_, cancel_));
   uint64_t total = planned_.survey.volume_bytes;
   TS_TRY(volumes_->copy([&](uint64_t sent) { reporter_.progress(sent, std::max(sent, total)); }));
   // Memory has most of the link from here on.

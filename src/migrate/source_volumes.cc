@@ -138,8 +138,7 @@ Result<> SourceVolumes::ask_hashes(Volume& v, const std::string& path) {
     if (some.size() > static_cast<uint64_t>(INT64_MAX) || some.blocks_size() % 2 != 0)
       return fail(Errc::kPeerProtocol, "hashes of a file that is none");
     file.hashes.size = static_cast<int64_t>(some.size());
-    for (int i = 0; i < some.blocks_size(); i += 2)
-      file.hashes.blocks.push_back({some.blocks(i), some.blocks(i + 1)});
+    for (int i = 0; i < some.blocks_size(); i += 2) file.hashes.blocks.push_back({some.blocks(i), some.blocks(i + 1)});
     if (some.blocks_size() == 0 || file.hashes.blocks.size() >= storage::block_count(file.hashes.size)) break;
   }
   // Where it does not fit it is not known.

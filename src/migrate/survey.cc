@@ -201,7 +201,8 @@ plan::ContainerSide container_side(const engine::Container& c) {
   for (const auto& m : c.mounts) {
     struct stat st = {};
     bool directory = ::stat(m.source.c_str(), &st) != 0 || S_ISDIR(st.st_mode);
-    side.mounts.push_back({m.type, m.source, m.destination, m.volume, m.bytes, engine::is_volume(m) && !directory, m.used_by});
+    side.mounts.push_back(
+        {m.type, m.source, m.destination, m.volume, m.bytes, engine::is_volume(m) && !directory, m.used_by});
   }
   side.network_mode = c.network_mode;
   side.restart_policy = c.restart_policy;

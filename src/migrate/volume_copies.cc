@@ -155,6 +155,7 @@ void VolumeCopies::offer(engine::Container& container) {
   for (auto& m : container.mounts) {
     if (!engine::is_volume(m)) continue;
     m.copy_id = random_hex(16);
+    m.copy_generation.clear();
     auto copy = std::ranges::find(*copies, m.source, &VolumeCopy::path);
     if (copy == copies->end() || copy->standing != CopyStanding::kInUse) continue;
     auto was = tree(*copy);

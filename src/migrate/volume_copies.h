@@ -59,8 +59,8 @@ class VolumeCopies {
   // The first name that is not as it was; nothing when all is. kNotFound as above.
   Result<std::optional<std::string>> change(const VolumeCopy& copy, const Cancel& cancel) const;
 
-  // On the source: `copy_id` of all volumes, a new one for those that have not moved yet; and `copy_generation` of those
-  // of which it can be told what changed since.
+  // On the source: `copy_id` of all volumes, a new one for those that have not moved yet; and `copy_generation` of
+  // those of which it can be told what changed since.
   void offer(engine::Container& container);
   // On the destination: `copy_here` of those that may be filled; one row for each that must not be.
   Result<std::vector<engine::Conflict>> find(engine::Container& wanted, const Cancel& cancel);

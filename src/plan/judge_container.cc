@@ -51,13 +51,13 @@ void judge_mounts(const ContainerSide& c, Rows& rows) {
       stuck.push_back(what);
   }
   if (!stuck.empty())
-    rows.block("mounts", join(stuck, ", "),
-               "only volumes and directories can move with a container: mount the directory that the file is in, or put "
-               "the file into the image");
+    rows.block(
+        "mounts", join(stuck, ", "),
+        "only volumes and directories can move with a container: mount the directory that the file is in, or put "
+        "the file into the image");
   if (!shared.empty())
     rows.block("mounts", join(shared, "; "), "stop what else uses it, or give it a volume of its own");
-  if (stuck.empty() && shared.empty())
-    rows.ok("mounts", moving.empty() ? "none with data" : join(moving, ", "));
+  if (stuck.empty() && shared.empty()) rows.ok("mounts", moving.empty() ? "none with data" : join(moving, ", "));
 }
 
 void judge_root(const ContainerSide& c, Rows& rows) {

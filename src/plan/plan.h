@@ -35,7 +35,7 @@ struct ContainerSide {
     std::string destination;
     std::string volume;
     uint64_t bytes = 0;
-    bool not_a_directory = false;  // a file, a socket or a device that is mounted
+    bool not_a_directory = false;           // a file, a socket or a device that is mounted
     std::vector<std::string> used_by = {};  // other containers that have it, too
   };
   std::string engine;  // "podman", "runc"
@@ -65,7 +65,7 @@ struct Abilities {
   bool link_remap = false;      // and the root file system is sent after the dump, when the remapped links are in it
   bool terminal = false;        // shell jobs, orphan pty masters
   bool skip_in_flight = false;  // connections that are not accepted yet are dropped instead of failing the dump
-  bool dev_shm = false;  // files in a /dev/shm that the engine mounts from the host (Podman) are copied by us
+  bool dev_shm = false;         // files in a /dev/shm that the engine mounts from the host (Podman) are copied by us
   bool published_ports_follow = false;  // cutover keeps connections that came through the old host's published ports
   uint64_t ghost_limit = 64ULL << 20;
 };

@@ -283,6 +283,17 @@ TEST_F(StoreTest, WhatIsExposedStaysUntilItIsRemoved) {
   EXPECT_EQ(store_->exposed()->size(), 1U);
 }
 
+TEST_F(StoreTest, CopiesOfVolumesStayUntilTheyAreForgotten) {
+  ASSERT_TRUE(store_->put_copy({"/b", "{}"}));
+  ASSERT_TRUE(store_->put_copy({"/a", "{1}"}));
+  ASSERT_TRUE(store_->put_copy({"/b", "{2}"}));
+  open();
+  EXPECT_EQ(*store_->copies(), (std::vector<Copy>{{"/a", "{1}"}, {"/b", "{2}"}}));
+  ASSERT_TRUE(store_->remove_copy("/a"));
+  ASSERT_TRUE(store_->remove_copy("/a"));
+  EXPECT_EQ(store_->copies()->size(), 1U);
+}
+
 TEST_F(StoreTest, TheFirstSchemaIsBroughtUpToDate) {
   ASSERT_TRUE(store_->add_peer({.name = "aws", .address = "", .fingerprint = "a"}));
   store_.reset();
@@ -290,6 +301,7 @@ TEST_F(StoreTest, TheFirstSchemaIsBroughtUpToDate) {
   ASSERT_EQ(sqlite3_open(path_.c_str(), &db), SQLITE_OK);
   ASSERT_EQ(sqlite3_exec(db,
                          "DROP TABLE tunnel_ends; DROP TABLE tunnel_numbers; DROP TABLE placed; DROP TABLE exposed; "
+                         "DROP TABLE copies; "
                          "PRAGMA user_version=1",
                          nullptr, nullptr, nullptr),
             SQLITE_OK);

@@ -12,9 +12,8 @@ namespace transship::storage {
 namespace {
 
 constexpr std::array<std::string_view, 8> kStay = {
-    sys::kArrivalMark,
-    "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid", "trusted.overlay.nlink",
-    "trusted.overlay.upper",  "trusted.overlay.index",  "security.selinux"};
+    sys::kArrivalMark,       "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.uuid",
+    "trusted.overlay.nlink", "trusted.overlay.upper",  "trusted.overlay.index",  "security.selinux"};
 
 bool no_xattrs_here(int e) { return e == EOPNOTSUPP || e == ENOSYS; }
 

@@ -39,7 +39,8 @@ std::string mark_of(const std::string& path) {
 Result<> mark(const std::string& path, const std::string& value) {
   if (::lsetxattr(path.c_str(), std::string(kArrivalMark).c_str(), value.data(), value.size(), 0) == 0) return {};
   return std::unexpected(
-      Error(Errc::kKernelFeatureMissing, fmt::format("{} cannot be marked as on its way here: {}", path, errno_text(errno)))
+      Error(Errc::kKernelFeatureMissing,
+            fmt::format("{} cannot be marked as on its way here: {}", path, errno_text(errno)))
           .with_remedy("use a file system with trusted extended attributes there: ext4, XFS, btrfs"));
 }
 

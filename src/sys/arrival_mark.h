@@ -15,8 +15,8 @@ constexpr std::string_view kArrivalMark = "trusted.transship.arrival";
 // marked as such; it must be empty (kAlreadyExists). A file system without such attributes: kKernelFeatureMissing, and
 // nothing is made.
 Result<> make_marked_dirs(const std::string& path, const std::string& move_id);
-// Removes the topmost directory of `path` that has this move's mark, with all that is in it; of one that was there, only
-// what is in it. None is fine.
+// Removes the topmost directory of `path` that has this move's mark, with all that is in it; of one that was there,
+// only what is in it. None is fine.
 Result<> remove_marked_dirs(const std::string& path, const std::string& move_id);
 // They stay.
 void unmark_dirs(const std::string& path, const std::string& move_id);
