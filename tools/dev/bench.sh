@@ -6,15 +6,17 @@ bench_verb() {
     move) shift && bench_move "$@" ;;
     postgres) shift && bench_postgres "$@" ;;
     network) shift && bench_network "$@" ;;
+    volumes) shift && bench_volumes "$@" ;;
     micro) shift && bench_micro "$@" ;;
-    '') usage_error "bench needs to be told what: move, postgres, network or micro" ;;
-    *) usage_error "bench does not know '$1' (move, postgres, network, micro)" ;;
+    '') usage_error "bench needs to be told what: move, postgres, network, volumes or micro" ;;
+    *) usage_error "bench does not know '$1' (move, postgres, network, volumes, micro)" ;;
   esac
 }
 
 bench_move() { bench_in_lab bench/move "$@"; }
 bench_postgres() { bench_in_lab bench/postgres "$@"; }
 bench_network() { bench_in_lab bench/network "$@"; }
+bench_volumes() { bench_in_lab bench/volumes "$@"; }
 
 # PROGRAM ARGUMENT...: a bench that needs the lab, and in it what has been built.
 bench_in_lab() {

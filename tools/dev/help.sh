@@ -78,6 +78,8 @@ TEXT
 ./dev bench postgres [OPTIONS] the same with a PostgreSQL whose shared buffers are full, and Podman's archive
 ./dev bench network [OPTIONS]  what clients notice when the tunnel leads to the container: silence at several delays, datagrams,
                                HTTP transfers, throughput beside plain WireGuard (./dev bench network --help)
+./dev bench volumes [OPTIONS]  what volumes cost: a tree against rsync -a, at first and after 1 % has changed; the gap with a large
+                               volume that is written to, and the bytes (./dev bench volumes --help)
 ./dev bench micro [FILTER]     builds and runs memory_bench, state_bench, tree_bench (Google Benchmark programs) and wire_bench.
                                FILTER is a regular expression: only those parts, and wire_bench if its name matches
 
