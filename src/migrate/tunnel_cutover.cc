@@ -370,8 +370,11 @@ Result<> TunnelCutover::told(const std::string& peer, const peer::PlacedRequest&
     return fail(Errc::kRefused, "{} cannot say where {} is: {}", peer, request.home_id(), why);
   };
   auto c = placements_.find(services_.identity.fingerprint().text() + "/" + request.home_id());
-  if (!c || c->role != PlacedRole::kAway || c->staged || c->back)
+  if (!c || c->role != PlacedRole::kAway || c->staged || c->back) {
+    // Said again by one that was killed before it had forgotten it, and would say it for ever.
+    if (request.gone()) return {};
     return refuse("it is no container that is away from here");
+  }
   if (request.gone()) {
     if (c->peer != peer) return refuse(fmt::format("{} has it", c->peer));
     TS_LOG_INFO("network: {} is no more, says {}", c->name, peer);

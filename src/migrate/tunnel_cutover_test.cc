@@ -72,6 +72,11 @@ TEST_F(TunnelCutoverTest, OnlyWhoHasItSaysWhoGetsItAndOnlyThatOneHasIt) {
   expect_refused(told("openstack", ""), "has not given it on");
 }
 
+TEST_F(TunnelCutoverTest, ThatItIsGoneMayBeSaidAgain) {
+  EXPECT_TRUE(told("azure", "", "77", true)) << "forgotten before";
+  EXPECT_TRUE(placements.find(own() + "/3f2a"));
+}
+
 TEST_F(TunnelCutoverTest, AStagedOneIsNotAwayYet) {
   auto c = *placements.find(own() + "/3f2a");
   c.staged = true;
