@@ -10,6 +10,8 @@
 #include "migrate/lane_writer.h"
 #include "migrate/resume_file.h"
 #include "storage/image.h"
+#include "storage/tree_delta.h"
+#include "sys/cgroup.h"
 
 namespace transship::migrate {
 namespace {
@@ -338,6 +340,13 @@ Result<> SourceMove::send_image_file(const std::string& directory, const std::st
   }
 }
 
+// As far as they can be told: they may end at any time.
+std::vector<pid_t> SourceMove::tasks_now() const {
+  auto cgroup = sys::Cgroup::of_process(planned_.survey.container.pid);
+  auto pids = cgroup ? cgroup->processes() : Result<std::vector<pid_t>>(planned_.survey.pids);
+  return pids ? *pids : planned_.survey.pids;
+}
+
 // The last round is made while the tasks stand still.
 Result<> SourceMove::send_rootfs_round(bool last) {
   const auto& container = planned_.survey.container;
@@ -349,10 +358,11 @@ Result<> SourceMove::send_rootfs_round(bool last) {
     if (auto fd = open_file(container.rootfs, O_RDONLY | O_DIRECTORY); fd) merged = std::move(*fd);
     options.merged_fd = merged.get();
   }
-  if (last) {
-    TS_TRY_ASSIGN(auto mapped, storage::shared_writable_inodes(planned_.survey.pids, root.get()));
-    options.always_resend = std::move(mapped.inodes);
-  }
+  // In each round: what is written through a mapping after this one has read it shows in nothing, and the mapping may be
+  // gone when the last one looks.
+  auto mapped = storage::shared_writable_inodes(last ? planned_.survey.pids : tasks_now(), root.get());
+  if (!mapped && last) return std::unexpected(std::move(mapped).error());
+  if (mapped) options.always_resend = std::move(mapped->inodes);
   LaneWriter writer(*lanes_, Channel::kRootfs, rootfs_stream(round_));
   TS_TRY_ASSIGN(storage::Scan scan,
                 storage::send_round(root.get(), writer, scan_ ? &*scan_ : nullptr, options, cancel_));

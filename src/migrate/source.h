@@ -82,6 +82,7 @@ class SourceMove {
   Result<> send_image_file(const std::string& directory, const std::string& file, uint64_t& sent, uint64_t total);
   Result<> copy_rootfs();
   Result<> copy_volumes();
+  std::vector<pid_t> tasks_now() const;
   Result<> send_rootfs_round(bool last);
   Result<> get_ready();
   Result<> hold_restarts();
