@@ -64,7 +64,10 @@ class RoundSender {
       TS_TRY(send_patchable_name_of(i));
       TS_TRY(send(i));
     }
-    for (const auto& n : scan_.nodes_) stats_.unsettled += n.unsettled ? 1 : 0;
+    for (auto& n : scan_.nodes_) {
+      if (!options_.must_be_still && S_ISREG(n.mode) && options_.always_resend.contains(n.inode)) n.unsettled = true;
+      stats_.unsettled += n.unsettled ? 1 : 0;
+    }
     Entry end;
     end.kind = Entry::Kind::kEnd;
     end.path = ".";
@@ -263,7 +266,10 @@ Result<Scan> send_round(int root_fd, Writer& out, const Scan* previous, const Ro
   auto looked = options.watch != nullptr ? options.watch->scan(previous, options.always_look, cancel)
                                          : scan_tree(root_fd, cancel);
   TS_TRY_ASSIGN(Scan scan, std::move(looked));
-  auto diff = diff_scans(previous, scan, options.always_resend);
+  auto always = options.always_resend;
+  always.insert(options.always_look.begin(), options.always_look.end());
+  if (options.watch != nullptr) always.insert(options.watch->told().begin(), options.watch->told().end());
+  auto diff = diff_scans(previous, scan, always);
   if (options.resend_root) diff.send[0] = true;
   TS_TRY_ASSIGN(auto writer, ArchiveWriter::create(out));
   auto done = RoundSender(root_fd, *writer, options, cancel, scan).run(diff);

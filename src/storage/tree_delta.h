@@ -27,7 +27,8 @@ class TreeWatch;
 
 struct RoundOptions {
   // Upper-directory inodes that are sent whatever their times say: files that tasks have mapped shared and writable
-  // (see shared_writable_inodes); for the round in which the tasks stand still.
+  // (see shared_writable_inodes). In each round: those of one before the last are sent again in the next, since they
+  // may be written without another time, and be mapped no more by then.
   std::unordered_set<uint64_t> always_resend = {};
   // The tree must not change any more (tasks frozen): a file that does is an error instead of next round's work.
   bool must_be_still = false;
@@ -44,7 +45,9 @@ struct RoundOptions {
   WrittenRanges* written = nullptr;
   // Of the same root: only what changed since `previous` is looked at. Null: a walk over all names.
   TreeWatch* watch = nullptr;
-  // With `watch`: inodes that are looked at in any case, since their changes are not told (watch/tree_watch.h).
+  // Inodes that are looked at and sent in any case, since their changes are not told (watch/tree_watch.h), and a
+  // mapping that is gone may have left other contents with the same times: files that are open for writing, for the
+  // round in which the tasks stand still.
   std::unordered_set<uint64_t> always_look = {};
 };
 

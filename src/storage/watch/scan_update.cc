@@ -56,7 +56,7 @@ class ScanUpdate {
     return std::move(now_);
   }
 
-  uint64_t looked_at() const { return looked_at_; }
+  LookedAt& looked_at() { return looked_at_; }
 
  private:
   Result<> root() {
@@ -216,7 +216,7 @@ class ScanUpdate {
   }
 
   Result<bool> read_attributes(int dir_fd, uint32_t parent, Found& f) {
-    ++looked_at_;
+    ++looked_at_.names;
     f.seen_at_ns = wall_clock_ns();
     if (::fstatat(dir_fd, f.name.c_str(), &f.st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) {
       if (errno == ENOENT) return false;  // removed meanwhile
@@ -247,6 +247,7 @@ class ScanUpdate {
     node.name_at = was == kNone ? now_.names_.size() : was_->nodes_[was].name_at;
     if (was == kNone) now_.names_ += f.name;
     live_names_ += f.name.size();
+    if (S_ISREG(f.st.st_mode) && f.id != 0 && changes_.files.contains(f.id)) looked_at_.told.insert(f.st.st_ino);
     bool same = was != kNone && f.id != 0 && f.id == was_->ids_[was] && S_ISDIR(was_->nodes_[was].mode);
     now_.nodes_.push_back(node);
     now_.ids_.push_back(f.id);
@@ -275,15 +276,15 @@ class ScanUpdate {
   std::vector<uint8_t> look_;   // of the previous scan's nodes
   std::vector<uint32_t> from_;  // by node: which one of the previous scan it is when it is a directory
   uint64_t live_names_ = 0;
-  uint64_t looked_at_ = 0;
+  LookedAt looked_at_;
   Scan now_;
 };
 
 Result<Scan> update_scan(int root_fd, const Scan* previous, const TreeChanges& changes, const Follow& follow,
-                         const Cancel& cancel, uint64_t* looked_at) {
+                         const Cancel& cancel, LookedAt& looked_at) {
   ScanUpdate update(root_fd, previous, changes, follow, cancel);
   auto scan = update.run();
-  if (looked_at != nullptr) *looked_at = update.looked_at();
+  looked_at = std::move(update.looked_at());
   return scan;
 }
 

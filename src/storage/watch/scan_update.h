@@ -25,10 +25,16 @@ struct TreeChanges {
 // Called with what is about to be looked at: what happens to it from this call on must be in the next changes.
 using Follow = std::function<void(std::span<const FileId>)>;
 
+struct LookedAt {
+  uint64_t names = 0;  // whose attributes were read
+  // Plain files among TreeChanges::files. Their attributes need not say so: those that were written through a mapping.
+  std::unordered_set<uint64_t> told;
+};
+
 // What scan_tree() would find, and who is who (ids). `previous` null: all is read. Changes that happen meanwhile may be
 // in the result or not: they must be in the next changes. Directories that are new in a place are read with everything
-// below. `looked_at`: names whose attributes were read.
+// below.
 Result<Scan> update_scan(int root_fd, const Scan* previous, const TreeChanges& changes, const Follow& follow,
-                         const Cancel& cancel, uint64_t* looked_at = nullptr);
+                         const Cancel& cancel, LookedAt& looked_at);
 
 }  // namespace transship::storage

@@ -124,6 +124,7 @@ Result<TreeChanges> TreeWatch::take(const Scan*& previous) {
 Result<Scan> TreeWatch::scan(const Scan* previous, const std::unordered_set<uint64_t>& look_too, const Cancel& cancel) {
   bool ours = previous != nullptr && last_scan_ != 0 && previous->number_ == last_scan_;
   stats_.walked = previous == nullptr ? "the first scan" : !ours ? "not the scan before" : "";
+  told_.clear();
   last_scan_ = 0;  // if this fails, the changes are gone
   TreeChanges changes;
   auto taken = mounts_.changed();
@@ -142,7 +143,10 @@ Result<Scan> TreeWatch::scan(const Scan* previous, const std::unordered_set<uint
   }
   changes.inodes = look_too;
   auto follow_them = [this](std::span<const FileId> ids) { follow(ids); };
-  TS_TRY_ASSIGN(Scan now, update_scan(root_fd_, previous, changes, follow_them, cancel, &stats_.looked_at));
+  LookedAt looked_at;
+  TS_TRY_ASSIGN(Scan now, update_scan(root_fd_, previous, changes, follow_them, cancel, looked_at));
+  stats_.looked_at = looked_at.names;
+  told_ = std::move(looked_at.told);
   now.number_ = last_scan_ = next_number();
   forget_all_but(now);
   return now;

@@ -4,12 +4,17 @@
 // the caller walks (scan_tree). Files are known by their handles, so that a change is seen by whatever name it is made:
 // outside of the tree, removed since, or of a file that never had one.
 //
-// Not told by the kernel, and therefore to be looked at by the caller's word (`look_too`, RoundOptions::always_look):
-// - writes through shared mappings. Neither contents nor times. The last unmapping or close is told.
+// Not told by the kernel, and therefore to be looked at, and sent, by the caller's word (`look_too`,
+// RoundOptions::always_look):
+// - writes through shared mappings. Neither contents nor, always, times. The last unmapping or close is told (told()).
 // - writes by asynchronous I/O (io_submit) to files that stay open, and by loop devices on them.
 // Files that are open for writing (inodes_open_for_writing) or mapped so (shared_writable_inodes) are all of these.
-// Not told, and not seen: inode flags (chattr), which no round carries; writes through an overlay that has its upper
-// directory in the tree; mounts in other mount namespaces than the caller's.
+// Not told, and not seen: inode flags (chattr), which no round carries; mounts in other mount namespaces than the
+// caller's.
+//
+// NB: never for the upper directory of an overlay, nor for a tree with one in it. The kernel gives the events of a
+// write through an overlay to the overlay's file, and opens the one in the upper directory as a file without any
+// (FMODE_NONOTIFY): the tree is on ext4 or XFS, create() takes it, and the writes are missed. Such a tree is walked.
 //
 // Mounts inside the tree are not followed: what is mounted there is looked at each time, as scan_tree sees it. Number
 // of blocks (Node::blocks) may be an older one: file systems change it when they write to disk.
@@ -57,6 +62,9 @@ class TreeWatch {
   // What scan_tree() would find: from `previous` and what changed since, when `previous` is from the last call of
   // scan() here, else (null, too) by a walk. All that was done before the call is in it.
   Result<Scan> scan(const Scan* previous, const std::unordered_set<uint64_t>& look_too, const Cancel& cancel);
+  // Inodes of files of which the last scan had an event: they are to be sent whatever their attributes say. A page that
+  // is mapped and dirty already is written without another time, and the last unmapping or close is all that is told.
+  const std::unordered_set<uint64_t>& told() const { return told_; }
   const WatchStats& stats() const { return stats_; }
 
  private:
@@ -76,6 +84,7 @@ class TreeWatch {
   const Cancel stop_;
   MountsBelow mounts_;
   WatchStats stats_;
+  std::unordered_set<uint64_t> told_;
   uint64_t last_scan_ = 0;  // its number; 0: none that is good
 
   // Held while events are read, too, which does not wait: what was read is then also noted.
