@@ -66,6 +66,31 @@ TEST_F(PodmanDemands, AnOrdinaryContainerAsksForNothingMuch) {
   EXPECT_EQ(d.oom_score_adj, 0);
 }
 
+TEST_F(PodmanDemands, AVolumeIsItsOwnUnlessItIsThereAlready) {
+  Json volumes = Json::array({{{"Name", "data"}, {"Dest", "/d"}, {"Options", {"rw", "nocopy"}}}});
+  wanted.mounts.push_back({.type = "volume", .source = "/v", .destination = "/d", .volume = "data"});
+  auto& mount = wanted.mounts.back();
+  EXPECT_THAT(with("volumes", volumes), Not(Contains(HasSubstr("volume"))));
+  host.volumes = {"data"};
+  EXPECT_THAT(with("volumes", volumes), Contains("allow.volumes data"));
+  mount.copy_here = CopyHere::kSame;
+  EXPECT_THAT(with("volumes", volumes), Not(Contains(HasSubstr("volume")))) << "it has left it here";
+  mount.destination = "/elsewhere";
+  EXPECT_THAT(with("volumes", volumes), Contains(HasSubstr("of which it did not speak before")));
+}
+
+TEST_F(PodmanDemands, ADirectoryThatItHasLeftHereNeedsNothing) {
+  Json mounts = Json::array({{{"destination", "/d"}, {"type", "bind"}, {"source", "/srv/d"}}});
+  wanted.mounts.push_back({.type = "bind", .source = "/srv/d", .destination = "/d", .volume = ""});
+  host.left = look_at_host(wanted).left;
+  EXPECT_THAT(with("mounts", mounts), Contains("allow.writable_mounts /srv/d"));
+  wanted.mounts.back().copy_here = CopyHere::kStale;
+  host.left = look_at_host(wanted).left;
+  EXPECT_THAT(with("mounts", mounts), Not(Contains(HasSubstr("/srv/d"))));
+  mounts[0]["source"] = "/srv";
+  EXPECT_THAT(with("mounts", mounts), Contains("allow.writable_mounts /srv")) << "that directory and no other";
+}
+
 TEST_F(PodmanDemands, WhatItsFactsSayIsWhatItGets) {
   EXPECT_THAT(with("privileged", true), Contains(HasSubstr("something else about being privileged")));
   EXPECT_THAT(with("Networks", {{"net1", {{"static_ips", {"10.77.0.21"}}}}}),
@@ -115,7 +140,7 @@ TEST_F(PodmanDemands, EveryWayToMore) {
            {"mounts", mount({{"type", "bind"}, {"source", "/s"}, {"destination", "/e"}, {"options", {"U"}}}),
             "mount option \"U\""},
            {"mounts", mount({{"type", "ext4"}, {"source", "/dev/sda"}, {"destination", "/d"}}), "type \"ext4\""},
-           {"volumes", mount({{"Name", "data"}, {"Dest", "/d"}}), "allow.volumes data"},
+           {"volumes", mount({{"Name", "data"}, {"Dest", "/d"}}), "volume \"data\", of which it did not speak before"},
            {"overlay_volumes", mount({{"source", "/etc"}, {"destination", "/e"}}), "overlay volumes"},
            {"image_volumes", mount({{"Source", "x"}, {"Destination", "/e"}}), "mounts of images"},
            {"image_volume_mode", "bind", "volumes that its image asks for"},

@@ -358,8 +358,8 @@ Result<> SourceMove::send_rootfs_round(bool last) {
     if (auto fd = open_file(container.rootfs, O_RDONLY | O_DIRECTORY); fd) merged = std::move(*fd);
     options.merged_fd = merged.get();
   }
-  // In each round: what is written through a mapping after this one has read it shows in nothing, and the mapping may be
-  // gone when the last one looks.
+  // In each round: what is written through a mapping after this one has read it shows in nothing, and the mapping may
+  // be gone when the last one looks.
   auto mapped = storage::shared_writable_inodes(last ? planned_.survey.pids : tasks_now(), root.get());
   if (!mapped && last) return std::unexpected(std::move(mapped).error());
   if (mapped) options.always_resend = std::move(mapped->inodes);

@@ -134,7 +134,7 @@ TEST_F(VolumeCopiesTest, ARestIsReplacedUnlessItWasChanged) {
 TEST_F(VolumeCopiesTest, OnlyWhatCanBeToldIsOffered) {
   engine::Container c;
   c.mounts.push_back({.type = "volume", .source = volume_, .destination = "/data", .volume = "data"});
-  c.mounts.push_back({.type = "tmpfs", .source = "", .destination = "/t"});
+  c.mounts.push_back({.type = "tmpfs", .source = "", .destination = "/t", .volume = ""});
   copies_->offer(c);
   EXPECT_TRUE(is_copy_id(c.mounts[0].copy_id)) << "a new one";
   EXPECT_EQ(c.mounts[0].copy_generation, "");
