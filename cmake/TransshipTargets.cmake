@@ -1,4 +1,5 @@
 # Every layer is one static library `ts_<layer>`; its tests are one binary `<layer>_test` of label `unit`.
+# What takes longer is in `<layer>_stress_test` of label `stress`.
 
 set(TS_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
@@ -37,12 +38,21 @@ endfunction()
 # ts_unit_test(LAYER SOURCES… [DEPENDS…] [LOCK name]): no root, no network, no sleeping; quick. With LOCK, for what they all
 # use of the host, such as a port: one after the other.
 function(ts_unit_test layer)
+  ts_test(${layer} ${layer}_test unit 60 ${ARGN})
+endfunction()
+
+# ts_stress_test(LAYER …): what runs for some time because it looks for what happens seldom. Not among the unit tests.
+function(ts_stress_test layer)
+  ts_test(${layer} ${layer}_stress_test stress 300 ${ARGN})
+endfunction()
+
+function(ts_test layer binary label timeout)
   cmake_parse_arguments(ARG "" "LOCK" "SOURCES;DEPENDS" ${ARGN})
-  add_executable(${layer}_test ${ARG_SOURCES})
-  target_include_directories(${layer}_test PRIVATE ${CMAKE_SOURCE_DIR}/src)
-  target_link_libraries(${layer}_test PRIVATE ts_sanitized_test ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
-  target_compile_options(${layer}_test PRIVATE ${TS_WARNINGS})
-  target_compile_definitions(${layer}_test PRIVATE TS_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  gtest_discover_tests(${layer}_test TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS unit TIMEOUT 60 RESOURCE_LOCK "${ARG_LOCK}")
+  add_executable(${binary} ${ARG_SOURCES})
+  target_include_directories(${binary} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(${binary} PRIVATE ts_sanitized_test ${ARG_DEPENDS} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_compile_options(${binary} PRIVATE ${TS_WARNINGS})
+  target_compile_definitions(${binary} PRIVATE TS_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  gtest_discover_tests(${binary} TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS ${label} TIMEOUT ${timeout} RESOURCE_LOCK "${ARG_LOCK}")
 endfunction()

@@ -50,7 +50,7 @@ void write_text(const std::string& path, std::string_view text) {
   ASSERT_TRUE(r) << r.error().message();
 }
 
-void settle() { ::usleep(30'000); }
+void settle() { ::usleep(22'000); }  // 20 ms are in question (set_attributes)
 
 namespace {
 

@@ -7,7 +7,7 @@ help_all() {
 
   setup    make the Debian 13 root (every other verb does it when needed)
   build    compile
-  test     unit tests, layer check, tests of the tools, the model, integration tests; ends with the totals
+  test     unit and stress tests, layer check, tests of the tools, the model, integration tests; ends with the totals
   model    the model of a move's decision, every state of it
   demo     a Redis in use moves between two lab hosts and back
   faults   moves while daemons die, links break and disks fill up; nothing may get lost
@@ -16,8 +16,8 @@ help_all() {
   shell    a shell inside the root, or one command
   fmt      clang-format
   lint     clang-tidy, layer check, shellcheck, Python syntax
-  asan     unit tests with address and undefined-behaviour sanitizers
-  tsan     unit tests with the thread sanitizer
+  asan     unit and stress tests with address and undefined-behaviour sanitizers
+  tsan     unit and stress tests with the thread sanitizer
   fuzz     random bytes for whatever reads what others wrote
   clean    remove what was built; with --all the caches too
 
@@ -44,7 +44,7 @@ TEXT
     test) cat <<'TEXT' ;;
 ./dev test [--preset NAME] [--unit] [-k EXPR] [FILE...]    builds and runs the tests; default preset release
 
-  --unit     only unit tests, the tests of the tools and the model, no integration tests
+  --unit     only unit tests, the tests of the tools and the model, no stress tests and no integration tests
   -k EXPR    only tests whose name matches: a pytest expression, and for unit tests a ctest regular expression
   FILE...    only these pytest files or directories (no unit tests)
 
@@ -105,13 +105,13 @@ clang-tidy reads .cc files and the headers of ours that they include. Files that
 not read again.
 TEXT
     asan) cat <<'TEXT' ;;
-./dev asan [--moves] [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit tests
+./dev asan [--moves] [-k EXPR]    builds with address and undefined-behaviour sanitizers and runs the unit and stress tests
 
   --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have them in them
   -k EXPR    only tests whose name matches; with --moves a pytest expression, else a ctest regular expression
 TEXT
     tsan) cat <<'TEXT' ;;
-./dev tsan [--moves] [-k EXPR]    builds with the thread sanitizer and runs the unit tests
+./dev tsan [--moves] [-k EXPR]    builds with the thread sanitizer and runs the unit and stress tests
 
   --moves    instead of these: containers moved in every mode by daemons, pagers and runtimes that have it in them.
              Later arrivals on a host may find no address space for their page store: the sanitizer leaves 6 TiB, it maps 4

@@ -23,7 +23,8 @@ test_verb() {
   if ((${#files[@]})); then
     pytest_stage chosen "$preset" "$filter" "${files[@]}"
   else
-    unit_stage "$preset" "$filter"
+    ctest_stage unit "$preset" "$filter"
+    [[ $unit_only == yes ]] || ctest_stage stress "$preset" "$filter"
     pytest_stage tools "$preset" "$filter" tests/dev
     pytest_stage model "$preset" "$filter" tests/model
     if [[ $unit_only == no ]]; then integration_stages "$preset" "$filter"; fi
@@ -50,7 +51,8 @@ sanitizer_verb() {
   if [[ $moves == yes ]]; then
     pytest_stage moves "$preset" "$filter" "${SANITIZED_MOVES[@]}"
   else
-    unit_stage "$preset" "$filter"
+    ctest_stage unit "$preset" "$filter"
+    ctest_stage stress "$preset" "$filter"
   fi
   summarize
 }
@@ -62,15 +64,16 @@ start_results() {
 }
 
 # A test stage may fail and the next one still runs: summarize decides. Its file must be there, however it ended.
-unit_stage() {
-  local preset=$1 filter=$2 selection=()
+# LABEL is unit or stress.
+ctest_stage() {
+  local label=$1 preset=$2 filter=$3 selection=()
   [[ -z $filter ]] || selection=(-R "$filter")
-  stage "unit tests"
-  STAGES+=("$RESULTS/unit.xml")
+  stage "$label tests"
+  STAGES+=("$RESULTS/$label.xml")
   local status=0
-  ctest --test-dir "build/$preset" -L unit --output-on-failure --timeout 120 -j "$JOBS" \
-    --test-output-size-passed 65536 --output-junit "/src/$RESULTS/unit.xml" "${selection[@]}" || status=$?
-  echo "$status" >"$RESULTS/unit.status"
+  ctest --test-dir "build/$preset" -L "^$label\$" --output-on-failure --timeout 120 -j "$JOBS" \
+    --test-output-size-passed 65536 --output-junit "/src/$RESULTS/$label.xml" "${selection[@]}" || status=$?
+  echo "$status" >"$RESULTS/$label.status"
 }
 
 pytest_stage() {

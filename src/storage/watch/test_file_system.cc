@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool succeeds(const std::string& command) { return std::system((command + " >/dev/null 2>&1").c_str()) == 0; }
+bool succeeds(const std::string& command) { return std::system(("(" + command + ") >/dev/null 2>&1").c_str()) == 0; }
 
 }  // namespace
 

@@ -69,7 +69,7 @@ TEST_P(WatchStress, FindsWhatThreadsDoAtRandomWhileItIsScanned) {
   WatchedTree t(GetParam());
   if (!t.fs.missing().empty()) GTEST_SKIP() << t.fs.missing();
   ASSERT_NO_FATAL_FAILURE(t.watch());
-  constexpr int kRounds = 200, kThreads = 3, kActions = 40;
+  constexpr int kRounds = 80, kThreads = 3, kActions = 40;
   std::vector<std::unique_ptr<Vandal>> vandals;
   vandals.reserve(kThreads);
   auto seed = static_cast<uint64_t>(GTEST_FLAG_GET(random_seed)) * 1000;  // other ones: --gtest_random_seed=N
