@@ -16,7 +16,7 @@ bench_move() { bench_in_lab bench/move "$@"; }
 bench_postgres() { bench_in_lab bench/postgres "$@"; }
 bench_network() { bench_in_lab bench/network "$@"; }
 
-# PROGRAM ARGUMENT...: a bench that needs the lab, and in it what has been built.
+# PROGRAM ARGUMENT...: a bench, or another program, that needs the lab and in it what has been built.
 bench_in_lab() {
   local bench=$1 argument
   shift
