@@ -79,7 +79,7 @@ class Tree:
         for kind in ("passwd", "group"):
             self.add_accounts(kind, recipe.get("users" if kind == "passwd" else "groups", []))
         for command in recipe.get("run", []):
-            run(["/bin/sh", "-ec", command], timeout=300, env={**os.environ, "TREE": str(self.directory), "ROOT": str(self.root)})
+            run(["/bin/sh", "-ec", command], timeout=900, env={**os.environ, "TREE": str(self.directory), "ROOT": str(self.root)})
 
     def inside(self, path: str) -> Path:
         return self.directory / path.lstrip("/")

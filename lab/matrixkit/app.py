@@ -51,10 +51,6 @@ class App:
         """Puts clients that check into self.clients; all of them are in the middle of their work when it returns."""
         raise NotImplementedError
 
-    def check_after(self, host: Host) -> list[str]:
-        """What is wrong with it where it is after the last move, when the clients have ended."""
-        return []
-
     def wait_ready(self, host: Host) -> None:
         end = time.monotonic() + READY_WITHIN
         while not self.ready(host):

@@ -1,5 +1,7 @@
 """One row: an application is started, used, moved there and back, and looked at."""
 
+import contextlib
+import subprocess
 import time
 
 from demokit import leftovers
@@ -21,25 +23,33 @@ def run(lab: Lab, kind: type[App], moves: int, say=lambda text: None) -> Row:
     app = kind(lab)
     row = Row(app.name, app.what, app.promises, 2 * moves, app.limit, app.needs)
     hosts = [lab.host("aws"), lab.host("azure")]
-    before = {h.name: leftovers.collect(h) for h in hosts}
-    try:
-        app.create(hosts[0])
-        row.versions = app.versions(hosts[0])
-        app.start_load(hosts[0])
-        row.promises = app.promises
-        where = move_all(app, row, hosts, say)
-        finish(app, row, where)
-    except (LabError, ValueError, OSError) as e:
-        row.trouble.append(f"{type(e).__name__}: {e}" if not isinstance(e, LabError) else str(e))
-    finally:
-        app.close()
-    for host in hosts:
-        row.trouble += [f"left behind: {line}" for line in leftovers.left_behind(host, before[host.name], patience=CLEAN_WITHIN)]
+    with told(row):
+        before = {h.name: leftovers.collect(h) for h in hosts}
+        try:
+            with told(row):
+                app.create(hosts[0])
+                row.versions = app.versions(hosts[0])
+                app.start_load(hosts[0])
+                move_all(app, row, hosts, say)
+        finally:
+            app.close()
+        for host in hosts:
+            row.trouble += [f"left behind: {line}" for line in leftovers.left_behind(host, before[host.name], patience=CLEAN_WITHIN)]
     return row
 
 
-def move_all(app: App, row: Row, hosts: list[Host], say) -> Host:
-    """Returns where it is in the end."""
+@contextlib.contextmanager
+def told(row: Row):
+    """What fails in it is trouble of the row, and the next row is tried all the same."""
+    try:
+        yield
+    except LabError as e:
+        row.trouble.append(str(e))
+    except (ValueError, OSError, subprocess.SubprocessError) as e:
+        row.trouble.append(f"{type(e).__name__}: {e}")
+
+
+def move_all(app: App, row: Row, hosts: list[Host], say) -> None:
     here, there = hosts
     windows = []
     while len(row.moves) < row.wanted:
@@ -65,7 +75,6 @@ def move_all(app: App, row: Row, hosts: list[Host], say) -> Host:
     for done, (begin, end) in zip(row.moves, windows):
         silences = [s for report in row.reports for over, s in report.silences if begin <= over <= end]
         done.silence_ms = round(1000 * max(silences, default=0.0), 1)
-    return here
 
 
 def error_of(outcome: Outcome) -> str:
@@ -101,7 +110,3 @@ def wait_all_go_on(app: App, row: Row) -> bool:
                 return False
             time.sleep(0.05)
     return True
-
-
-def finish(app: App, row: Row, where: Host) -> None:
-    row.trouble += app.check_after(where)

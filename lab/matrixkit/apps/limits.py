@@ -1,6 +1,8 @@
 """What is known not to move: it must be refused with its reason, and its clients notice nothing."""
 
+from .databases import MariaDb
 from .redis import Redis
+from .sessions import Go
 
 
 class Volume(Redis):
@@ -14,3 +16,20 @@ class Volume(Redis):
         super().close()
         for host in self.lab.clouds():
             host.run(["podman", "volume", "rm", "-f", "volume"], check=False, timeout=60)
+
+
+class Multipath(Go):
+    name = "go-mptcp"
+    image = "go"
+    what = "a Go server as it is"
+    limit = "multipath TCP: CRIU cannot dump it"
+    needs = ""
+    options = ("-e", "GODEBUG=multipathtcp=1")
+
+
+class IoUring(MariaDb):
+    name = "mariadb-uring"
+    image = "mariadb"
+    what = "MariaDB with io_uring, which Podman's seccomp filter forbids as it is"
+    limit = "io_uring: CRIU cannot dump it"
+    options = ("--security-opt", "seccomp=unconfined")

@@ -31,6 +31,7 @@ class Jvm(Sessions):
 class Go(Sessions):
     name = "go"
     what = "a Go server, goroutines"
+    needs = "`GODEBUG=multipathtcp=0`: from Go 1.24 on servers listen with multipath TCP, which CRIU cannot dump"
 
 
 class Node(Sessions):

@@ -4,6 +4,7 @@
 // begins as root again.
 #include <cerrno>
 #include <grp.h>
+#include <initializer_list>
 #include <sys/types.h>
 #include <unistd.h>
 
