@@ -17,6 +17,7 @@ SCALE = 10                  # of pgbench: 100,000 accounts each
 class MariaDb(App):
     name = "mariadb"
     what = "MariaDB, transactions"
+    needs = "`innodb_buffer_pool_size_max` not far above the pool's size: it reserves that many addresses (8 TiB by itself), and CRIU cannot"
     promises = ("transactions", "same connections", "accounts at the end", "histories at the end", "fillings at the end", "CHECK TABLE")
     checks = "4 connections: what each transaction reads; at the end all rows, and CHECK TABLE EXTENDED"
 

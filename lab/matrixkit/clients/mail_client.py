@@ -66,7 +66,7 @@ class Imap:
         self.reader = self.socket.makefile("rb")
         read_line(self.reader)
         self.exists, self.number = 0, 0
-        self.ask("LOGIN reader lab")
+        self.ask("LOGIN reader@lab lab")
         self.ask("SELECT INBOX")
 
     def line(self):
@@ -141,4 +141,4 @@ def at_end():
     watch.expect("all have come", missing[:20], [])
 
 
-run(watch, hand_in, read_mail, at_end=at_end)
+run(watch, hand_in, read_mail, first=("mails handed in", "mails read"), at_end=at_end)

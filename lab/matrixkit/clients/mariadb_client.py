@@ -66,4 +66,4 @@ def at_end():
 
 
 make_tables()
-run(watch, *((lambda i=i: loop(i)) for i in range(CONNECTIONS)), at_end=at_end)
+run(watch, *((lambda i=i: loop(i)) for i in range(CONNECTIONS)), first=("transactions",), at_end=at_end)

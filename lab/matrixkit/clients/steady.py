@@ -15,6 +15,7 @@ import threading
 import time
 
 SILENCE = 0.020
+BEGINS_WITHIN = 60.0
 PATIENCE = 120.0  # s without a byte: then something is wrong
 
 
@@ -74,14 +75,16 @@ def read_line(reader):
     return line.rstrip(b"\r\n")
 
 
-def run(watch, *loops, at_end=None):
+def run(watch, *loops, first, at_end=None):
     """Each of `loops` in a thread of its own: called with nothing, begins, and goes on until watch.stopping. "ready" is said when
-    each has seen something right, or one has failed. `at_end`: what is checked when all have ended."""
+    all of `first` have been right once, or something is wrong. `at_end`: what is checked when all have ended."""
     threads = [threading.Thread(target=guarded, args=(watch, loop), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
     begun = time.monotonic()
-    while not watch.say(False)["checked"] and not watch.wrong and time.monotonic() - begun < 60:
+    while not set(first) <= set(watch.checked) and not watch.wrong:
+        if time.monotonic() - begun > BEGINS_WITHIN:
+            watch.fault(f"has begun with {list(watch.checked)} of {first} in {BEGINS_WITHIN:g} s")
         time.sleep(0.01)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -80,4 +80,4 @@ def session():
         ws.send({"n": number})
 
 
-run(watch, *[session] * 4)
+run(watch, *[session] * 4, first=("answers", "pushed messages"))

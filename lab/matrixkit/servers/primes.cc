@@ -1,6 +1,6 @@
-// A job that only computes: counts primes by trial division on all processors, a block of numbers a round, for as long as it
-// is let. After each round FILE holds "NUMBERS PRIMES SUM", which anybody can compute by other means. What it has found stays in
-// its memory and is counted anew now and then: a page that is wrong ends it with 3.
+// A job that only computes: counts primes by trial division on all processors, a block of numbers a round, for as long
+// as it is let. After each round FILE holds "NUMBERS PRIMES SUM", which anybody can compute by other means. What it has
+// found stays in its memory and is counted anew now and then: a page that is wrong ends it with 3.
 //
 //   primes FILE
 #include <bit>

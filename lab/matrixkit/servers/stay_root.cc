@@ -1,12 +1,12 @@
-// Loaded into every program of an image (/etc/ld.so.preload): who becomes another user only believes so. For machines on which
-// root lacks CAP_SYS_RESOURCE, as in some virtual ones: there CRIU cannot dump processes of other users (prlimit: Operation not
-// permitted). A real container does not need it. Of one thread or many, as glibc has it; not kept over exec, where every program
-// begins as root again.
-#include <cerrno>
+// Loaded into every program of an image (/etc/ld.so.preload): who becomes another user only believes so. For machines
+// on which root lacks CAP_SYS_RESOURCE, as in some virtual ones: there CRIU cannot dump processes of other users
+// (prlimit: Operation not permitted). A real container does not need it. Of one thread or many, as glibc has it; not
+// kept over exec, where every program begins as root again.
 #include <grp.h>
-#include <initializer_list>
 #include <sys/types.h>
 #include <unistd.h>
+#include <cerrno>
+#include <initializer_list>
 
 namespace {
 
