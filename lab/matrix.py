@@ -62,6 +62,9 @@ def main() -> int:
     except LabError as e:
         print(f"matrix: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("matrix: interrupted", file=sys.stderr)
+        return 130
     finally:
         if not args.keep:
             lab.down()

@@ -19,6 +19,7 @@ class App:
     limit = ""                # why it cannot move, where that is known
     needs = ""                # what a user has to set so that it can move
     checks = ""               # what its clients check, for people
+    packages: tuple[str, ...] = ()  # whose versions are told
     options: tuple[str, ...] = ()   # of `podman create`
     command: tuple[str, ...] = ()   # instead of the image's
     address = ADDRESS
@@ -68,7 +69,8 @@ class App:
 
     def versions(self, host: Host) -> str:
         form = '{{index .Config.Labels "' + VERSIONS + '"}}'
-        return host.run(["podman", "inspect", "--format", form, self.name]).stdout.strip()
+        told = host.run(["podman", "inspect", "--format", form, self.name]).stdout.strip().split(", ")
+        return ", ".join(text for name in self.packages for text in told if text.startswith(f"{name} "))
 
     def inside(self, host: Host, *words, timeout=60.0, check=True):
         return host.run(["podman", "exec", self.name, *words], timeout=timeout, check=check)

@@ -6,7 +6,7 @@ from labkit import config
 from labkit.errors import LabError
 
 from . import table
-from .verdict import FAIL, Row, judge
+from .verdict import FAIL, PASS, Row, judge
 
 PAGE = config.SOURCE / "docs/applications.md"
 BEGIN, END = "<!-- written by ./dev matrix --docs -->", "<!-- end of what ./dev matrix --docs writes -->"
@@ -32,6 +32,8 @@ def for_docs(rows: list[Row], moves: int) -> str:
     lines += [""]
     for row in rows:
         verdict, why = judge(row)
+        if row.needs and verdict == PASS:
+            lines.append(f"- `{row.app}` is set for it: {one_line(row.needs, quotes=True)}")
         if verdict == FAIL:
             lines.append(f"- `{row.app}` fails: {one_line(why)}")
         elif why:
@@ -39,5 +41,5 @@ def for_docs(rows: list[Row], moves: int) -> str:
     return "\n".join([*lines, ""])
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())[:600]
+def one_line(text: str, quotes=False) -> str:
+    return " ".join((text if quotes else text.replace("`", "'")).split())[:600]

@@ -68,4 +68,6 @@ def end_of(row: Row | None) -> str:
         text += f"\n    {why}"
     elif why:
         text += f"\n    {why}: {row.refusal}"
+    elif row.needs:
+        text += f"\n    set for it: {row.needs}"
     return text

@@ -65,11 +65,11 @@ def test_the_table_goes_between_its_marks_and_again(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{docs.BEGIN}\nold\n{docs.END}\nafter\n")
     for _ in range(2):
-        docs.write(page, [row(), row(app="y", trouble=["it is `gone`"])], 1)
+        docs.write(page, [row(needs="`a = b`"), row(app="y", needs="`c`", trouble=["it is `gone`"])], 1)
         text = page.read_text()
         assert text.startswith(f"before\n{docs.BEGIN}\n") and text.endswith(f"{docs.END}\nafter\n") and "old" not in text
         assert text.count("`x`: an x | pass | 2 | 140 / 160 | 100 / 100 | 1.0 | 15 answers, 1 sums") == 1
-        assert "`y` fails: it is 'gone'" in text
+        assert "`y` fails: it is 'gone'" in text and "`x` is set for it: `a = b`" in text and "`c`" not in text
     page.write_text("no place for it\n")
     with pytest.raises(LabError):
         docs.write(page, [row()], 1)

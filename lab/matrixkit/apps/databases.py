@@ -17,6 +17,7 @@ SCALE = 10                  # of pgbench: 100,000 accounts each
 class MariaDb(App):
     name = "mariadb"
     what = "MariaDB, transactions"
+    packages = ("mariadb-server",)
     needs = "`innodb_buffer_pool_size_max` not far above the pool's size: it reserves that many addresses (8 TiB by itself), and CRIU cannot"
     promises = ("transactions", "same connections", "accounts at the end", "histories at the end", "fillings at the end", "CHECK TABLE")
     checks = "4 connections: what each transaction reads; at the end all rows, and CHECK TABLE EXTENDED"
@@ -31,6 +32,7 @@ class MariaDb(App):
 class Postgres(App):
     name = "postgres"
     what = f"PostgreSQL, shared buffers of {BUFFERS} MiB, pgbench"
+    packages = ("postgresql-17",)
     promises = ("transactions", "pgbench transactions", "sums of pgbench", "pg_amcheck", "pages with their checksums")
     checks = "a client that checks each transaction and in the end all rows; pgbench's sums; pg_amcheck of all; pg_checksums"
     needs = "`dynamic_shared_memory_type = sysv`: files in /dev/shm are on a mount of the engine's, which each host makes anew"

@@ -5,6 +5,7 @@ from ..client import Client
 class Memcached(App):
     name = "memcached"
     what = "memcached, counters and values"
+    packages = ("memcached",)
     promises = ("counter values", "values", "check-and-sets", "values at the end")
     checks = "3 connections: counters without a gap, values as written, check-and-set; at the end all values"
 

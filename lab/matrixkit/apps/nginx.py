@@ -10,6 +10,7 @@ class Nginx(App):
     name = "nginx"
     what = f"nginx, downloads of {MIB} MiB and small requests"
     image = "web"
+    packages = ("nginx",)
     promises = ("downloads", "kept-alive answers")
     checks = "every download's SHA-256, on one connection kept alive; every answer on another"
 

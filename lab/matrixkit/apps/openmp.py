@@ -10,6 +10,7 @@ RESULT = "/data/result"
 class OpenMp(App):
     name = "openmp"
     what = "a job that only computes, C++ with OpenMP"
+    packages = ("libgomp1",)
     promises = ("rounds", "results")
     checks = "its result against one found by another algorithm; rounds never go back"
     place = None  # where it was seen last

@@ -10,6 +10,7 @@ MIB = 64
 class Redis(App):
     name = "redis"
     what = f"Redis, {MIB} MiB of random values"
+    packages = ("redis-server",)
     promises = ("answers", "untouched values")
     checks = "4 connections: counters without a gap, values as written; all other values by their digest"
 

@@ -21,22 +21,26 @@ class Sessions(App):
 class Asyncio(Sessions):
     name = "asyncio"
     what = "a Python server with asyncio"
+    packages = ("python3-minimal",)
 
 
 class Jvm(Sessions):
     name = "jvm"
     what = "a Java server, virtual threads"
+    packages = ("openjdk-21-jre-headless",)
 
 
 class Go(Sessions):
     name = "go"
     what = "a Go server, goroutines"
+    packages = ("golang-go",)
     needs = "`GODEBUG=multipathtcp=0`: from Go 1.24 on servers listen with multipath TCP, which CRIU cannot dump"
 
 
 class Node(Sessions):
     name = "node"
     what = "Node.js, a WebSocket server with ws"
+    packages = ("nodejs", "node-ws")
     program = "websocket_client.py"
     promises = ("answers", "pushed messages", "looks at memory")
     checks = "4 WebSockets: numbered messages both ways without gap or repetition, digest of 32 MiB of its memory"

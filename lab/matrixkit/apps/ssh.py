@@ -7,6 +7,7 @@ KEY = "/root/matrix-key"
 class Ssh(App):
     name = "ssh"
     what = "OpenSSH with open shells"
+    packages = ("openssh-server",)
     promises = ("lines", "lines by a terminal", "ends as it was told")
     checks = "a login with a terminal and one without: same shell, its variables, its child; every line comes back"
 

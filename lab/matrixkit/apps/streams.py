@@ -5,6 +5,7 @@ from ..client import Client
 class Icecast(App):
     name = "icecast"
     what = "Icecast with a source and three listeners"
+    packages = ("icecast2",)
     promises = ("blocks sent", "blocks heard")
     checks = "each listener gets every numbered block once, whole and in order; nobody connects again"
 
@@ -18,6 +19,7 @@ class Icecast(App):
 class Video(App):
     name = "video"
     what = "ffmpeg that makes a video, sent by HTTP while it is made"
+    packages = ("ffmpeg",)
     promises = ("packets", "pictures and sounds")
     checks = "one connection: counters of the transport stream without a gap, times of pictures and sounds go on"
     PORT = 8080
