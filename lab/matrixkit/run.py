@@ -89,7 +89,8 @@ def error_of(outcome: Outcome) -> str:
 
 def done_move(source: Host, destination: Host, outcome: Outcome) -> Move:
     s = outcome.summary
-    return Move(source.name, destination.name, s["total_ms"], s["gap_ms"], s["bytes_sent"], 0.0, s.get("mode_used", ""))
+    return Move(source.name, destination.name, s["total_ms"], s["gap_ms"], s["bytes_sent"], 0.0, s["mode"],
+                {name: round(ms, 1) for name, ms in s["gap_parts_ms"].items()})
 
 
 def wait_all_go_on(app: App, row: Row) -> bool:

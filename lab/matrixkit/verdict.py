@@ -30,6 +30,7 @@ class Move:
     bytes_sent: int
     silence_ms: float
     did: str = ""
+    parts_ms: dict[str, float] = field(default_factory=dict)  # of the time that it stood still
 
 
 @dataclass

@@ -57,7 +57,8 @@ def loop(client):
 
 def at_end():
     c = new_connection()
-    watch.expect("accounts at the end", c.ask("SELECT id, balance FROM accounts ORDER BY id"), [[str(i), str(b)] for i, b in sorted(balances.items())])
+    watch.expect("accounts at the end", c.ask("SELECT id, balance FROM accounts ORDER BY id"),
+                 [[str(i), str(b)] for i, b in sorted(balances.items())])
     watch.expect("histories at the end", c.ask("SELECT client, COUNT(*), MAX(number) FROM history GROUP BY client ORDER BY client"),
                  [[str(i), str(n), str(n - 1)] for i, n in enumerate(transfers)])
     watch.expect("fillings at the end", c.ask("SELECT COUNT(*), SUM(MD5(body) = digest) FROM filled"), [[str(FILL), str(FILL)]])
