@@ -10,7 +10,7 @@ from demokit.load import Load, problems
 from labkit.api import Host
 from labkit.errors import LabError
 
-from .verdict import Report
+from .verdict import Progress, Report
 
 PROGRAMS = Path(__file__).resolve().parent / "clients"
 ON_HOST = "/usr/lib/transship-lab/matrix"
@@ -55,10 +55,9 @@ class Client:
             pass  # line() says how it ended
         return json.loads(self.line())
 
-    def progress(self) -> tuple[int, int]:
-        """How many things it has found right, and how many wrong."""
+    def progress(self) -> Progress:
         said = self.ask("progress")
-        return sum(said["checked"].values()), said["wrong"]
+        return Progress(said["checked"], said["wrong"])
 
     def stop(self) -> Report:
         said = self.ask("stop")

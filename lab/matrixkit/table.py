@@ -27,7 +27,7 @@ def as_json(rows: list[Row]) -> str:
     found = []
     for row in rows:
         verdict, why = judge(row)
-        found.append({"app": row.app, "what": row.what, "verdict": verdict, "why": why, "refusal": row.refusal, "needs": row.needs,
+        found.append({"app": row.app, "what": row.what, "verdict": verdict, "why": why, "refusal": row.refusal, "again": row.again, "needs": row.needs,
                       "packages": row.versions, **figures(row), "moves_wanted": row.wanted, "checked": row.checked(),
                       "each_move": [asdict(m) for m in row.moves]})
     return json.dumps({"rows": found}, indent=1) + "\n"
@@ -64,6 +64,8 @@ def end_of(row: Row | None) -> str:
         return "  checked by its clients"
     text = "  " + (", ".join(f"{times} {what}" for what, times in row.checked().items()) or "nothing")
     verdict, why = judge(row)
+    if row.again:
+        text += f"\n    {len(row.again)} moves were given up, and done with a longer --max-gap"
     if verdict == FAIL:
         text += f"\n    {why}"
     elif why:

@@ -20,6 +20,17 @@ class Report:
 
 
 @dataclass
+class Progress:
+    """Of one client, of what has to go on all the time: how often it was right. And how many things were wrong."""
+
+    checked: dict[str, int]
+    wrong: int
+
+    def not_further(self, since: "Progress") -> list[str]:
+        return [what for what, times in self.checked.items() if times <= since.checked.get(what, 0)]
+
+
+@dataclass
 class Move:
     """One that was done, as the program says, and the longest silence of any client in it."""
 
@@ -44,6 +55,7 @@ class Row:
     versions: str = ""
     moves: list[Move] = field(default_factory=list)
     refusal: str = ""          # of the first move that did not come about: the error as the user gets it
+    again: list[str] = field(default_factory=list)  # moves that were given up, and done with a longer gap: why
     rolled_back: bool = False  # after which the source went on
     reports: list[Report] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)  # whatever else was not as it must be

@@ -1,7 +1,7 @@
 """The applications, in the order of the table."""
 
 from .databases import MariaDb, Postgres
-from .limits import IoUring, Multipath, Volume
+from .limits import IoUring, Multipath, PostgresPosix, Volume
 from .mail import Mail
 from .memcached import Memcached
 from .nginx import Nginx
@@ -12,4 +12,4 @@ from .ssh import Ssh
 from .streams import Icecast, Video
 
 APPS = {app.name: app for app in (Redis, Postgres, MariaDb, Memcached, Nginx, Icecast, Video, Mail, Node, Asyncio, Jvm, Go, Ssh, OpenMp,
-                                 Volume, Multipath, IoUring)}
+                                 Volume, PostgresPosix, IoUring, Multipath)}

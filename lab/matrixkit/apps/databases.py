@@ -10,8 +10,6 @@ from ..client import Client
 from ..verdict import Report
 
 BIN = "/usr/lib/postgresql/17/bin"
-BUFFERS, TABLE = 1024, 640  # MiB
-SCALE = 10                  # of pgbench: 100,000 accounts each
 
 
 class MariaDb(App):
@@ -31,13 +29,22 @@ class MariaDb(App):
 
 class Postgres(App):
     name = "postgres"
-    what = f"PostgreSQL, shared buffers of {BUFFERS} MiB, pgbench"
+    what = "PostgreSQL, shared buffers of 1 GiB, pgbench"
+    buffers, table = 1024, 640  # MiB
+    scale = 10                  # of pgbench: 100,000 accounts each
+    settings: tuple[str, ...] = ()
     packages = ("postgresql-17",)
     promises = ("transactions", "pgbench transactions", "sums of pgbench", "pg_amcheck", "pages with their checksums")
     checks = "a client that checks each transaction and in the end all rows; pgbench's sums; pg_amcheck of all; pg_checksums"
     needs = "`dynamic_shared_memory_type = sysv`: files in /dev/shm are on a mount of the engine's, which each host makes anew"
     options = ("-e", "INITDB_OPTIONS=--data-checksums")
-    command = ("sh", "/usr/lib/start-postgres", "-c", f"shared_buffers={BUFFERS}MB")
+
+    @property
+    def command(self):
+        words = ["sh", "/usr/lib/start-postgres"]
+        for setting in (f"shared_buffers={self.buffers}MB", *self.settings):
+            words += ["-c", setting]
+        return words
 
     def ready(self, host):
         return self.ask("SELECT 1", host=host, check=False) == "1"
@@ -47,7 +54,7 @@ class Postgres(App):
         return (host or self.client_host).run(argv, check=check, timeout=120).stdout.strip()
 
     def start_load(self, host):
-        self.client_host.run(self.pgbench("-i", "-q", "-s", SCALE), timeout=300)
+        self.client_host.run(self.pgbench("-i", "-q", "-s", self.scale), timeout=300)
         self.clients.append(Transactions(self))
         self.clients.append(PgBench(self))
         self.clients.append(Pages(self))
@@ -62,7 +69,7 @@ class Transactions:
     name = "postgres_load"
 
     def __init__(self, app: Postgres):
-        self.load = PostgresLoad(app.lab, app.address, TABLE)
+        self.load = PostgresLoad(app.lab, app.address, app.table)
 
     def progress(self):
         """It does not say."""

@@ -1,6 +1,6 @@
 """What is known not to move: it must be refused with its reason, and its clients notice nothing."""
 
-from .databases import MariaDb
+from .databases import MariaDb, Postgres
 from .redis import Redis
 from .sessions import Go
 
@@ -33,3 +33,13 @@ class IoUring(MariaDb):
     what = "MariaDB with io_uring, which Podman's seccomp filter forbids as it is"
     limit = "io_uring: CRIU cannot dump it"
     options = ("--security-opt", "seccomp=unconfined")
+
+
+class PostgresPosix(Postgres):
+    name = "postgres-posix"
+    image = "postgres"
+    what = "PostgreSQL with dynamic shared memory as it is"
+    limit = "files in /dev/shm, which is a mount of the engine's"
+    needs = ""
+    buffers, table, scale = 128, 10, 1
+    settings = ("dynamic_shared_memory_type=posix",)

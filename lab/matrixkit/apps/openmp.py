@@ -2,7 +2,7 @@ from labkit.errors import LabError
 
 from ..app import App
 from ..client import ON_HOST, PROGRAMS
-from ..verdict import Report
+from ..verdict import Progress, Report
 
 RESULT = "/data/result"
 
@@ -46,7 +46,7 @@ class Sums:
 
     def progress(self):
         self.look()
-        return self.rounds, len(self.wrong)
+        return Progress({"rounds": self.rounds}, len(self.wrong))
 
     def stop(self) -> Report:
         self.look()

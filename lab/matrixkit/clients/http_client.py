@@ -72,4 +72,4 @@ def answers():
         watch.sleep(0.002)
 
 
-run(watch, downloads if size else answers, first=("pieces" if size else "kept-alive answers",))
+run(watch, downloads if size else answers, steady=("pieces" if size else "kept-alive answers",))

@@ -91,4 +91,4 @@ def run_one(loop):
 
 
 ended = threading.Event()
-run(watch, source, listeners, first=("blocks heard",))
+run(watch, source, listeners, steady=("blocks heard",))

@@ -65,14 +65,17 @@ class Imap:
         self.socket = connect(address, 143, 30)
         self.reader = self.socket.makefile("rb")
         read_line(self.reader)
-        self.exists, self.number = 0, 0
+        self.exists, self.number, self.words, self.last = 0, 0, "", b""
         self.ask("LOGIN reader@lab lab")
         self.ask("SELECT INBOX")
 
     def line(self):
         """One answer, with what it holds of a literal."""
-        line = read_line(self.reader)
-        literal = b""
+        try:
+            line = read_line(self.reader)
+        except TimeoutError:
+            raise TimeoutError(f"IMAP says nothing to {self.words}, with {self.exists} mails, after {self.last!r}") from None
+        self.last, literal = line, b""
         if found := re.search(rb"\{(\d+)\}$", line):
             literal = self.reader.read(int(found[1]))
             line += read_line(self.reader)
@@ -84,7 +87,7 @@ class Imap:
 
     def ask(self, words):
         """All answers of it."""
-        self.number += 1
+        self.number, self.words = self.number + 1, words
         self.socket.sendall(f"a{self.number} {words}\r\n".encode())
         return self.rest(words)
 
@@ -98,12 +101,13 @@ class Imap:
 
     def idle(self, seen):
         """Until there is more than that."""
-        self.number += 1
+        self.number, self.words = self.number + 1, "IDLE"
         self.socket.sendall(f"a{self.number} IDLE\r\n".encode())
         self.line()  # "+ idling"
         while self.exists <= seen:
             self.line()
         watch.right("told of mail while idle")
+        self.words = "DONE"
         self.socket.sendall(b"DONE\r\n")
         self.rest("DONE")
 
@@ -141,4 +145,4 @@ def at_end():
     watch.expect("all have come", missing[:20], [])
 
 
-run(watch, hand_in, read_mail, first=("mails handed in", "mails read"), at_end=at_end)
+run(watch, hand_in, read_mail, steady=("mails handed in", "mails read"), at_end=at_end)

@@ -67,4 +67,4 @@ def at_end():
 
 
 make_tables()
-run(watch, *((lambda i=i: loop(i)) for i in range(CONNECTIONS)), first=("transactions",), at_end=at_end)
+run(watch, *((lambda i=i: loop(i)) for i in range(CONNECTIONS)), steady=("transactions",), at_end=at_end)

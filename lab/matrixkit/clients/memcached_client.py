@@ -78,4 +78,4 @@ def check_and_set():
         watch.sleep(0.005)
 
 
-run(watch, counters, values, check_and_set, first=("counter values", "values", "check-and-sets"))
+run(watch, counters, values, check_and_set, steady=("counter values", "values", "check-and-sets"))

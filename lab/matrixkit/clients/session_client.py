@@ -51,4 +51,4 @@ class Session:
         return line
 
 
-run(watch, *(Session(number) for number in range(4)), first=("answers", "ticks"))
+run(watch, *(Session(number) for number in range(4)), steady=("answers", "ticks"))

@@ -44,4 +44,4 @@ def session(terminal):
     watch.expect("ends as it was told", shell.wait(PATIENCE), 7)
 
 
-run(watch, lambda: session(True), lambda: session(False), first=("lines", "lines by a terminal"))
+run(watch, lambda: session(True), lambda: session(False), steady=("lines", "lines by a terminal"))

@@ -1,7 +1,7 @@
 """What the clients of the matrix have in common. Each is a program on the lab's client host that keeps its connections for its
 whole life and says on standard output "ready", once all of them are in use, and then answers lines on standard input:
 
-  progress   {"checked": {WHAT: TIMES}, "wrong": N}
+  progress   {"checked": {WHAT: TIMES}, "wrong": N}, of what has to go on all the time
   stop       its report, and it ends:
              {"checked": {WHAT: TIMES}, "wrong": [TEXT], "silences": [[OVER AT, SECONDS]]}
 
@@ -54,11 +54,13 @@ class Watch:
     def sleep(self, seconds):
         self.stopping.wait(seconds)
 
-    def say(self, all_of_it):
+    def progress(self, of):
         with self.lock:
-            if all_of_it:
-                return {"checked": self.checked, "wrong": self.wrong, "silences": self.silences}
-            return {"checked": self.checked, "wrong": len(self.wrong)}
+            return {"checked": {what: self.checked.get(what, 0) for what in of}, "wrong": len(self.wrong)}
+
+    def report(self):
+        with self.lock:
+            return {"checked": self.checked, "wrong": self.wrong, "silences": self.silences}
 
 
 def connect(address, port, timeout=PATIENCE):
@@ -75,21 +77,21 @@ def read_line(reader):
     return line.rstrip(b"\r\n")
 
 
-def run(watch, *loops, first, at_end=None):
+def run(watch, *loops, steady, at_end=None):
     """Each of `loops` in a thread of its own: called with nothing, begins, and goes on until watch.stopping. "ready" is said when
-    all of `first` have been right once, or something is wrong. `at_end`: what is checked when all have ended."""
+    all of `steady` have been right once, or something is wrong; they are what has to go on after each move. `at_end`: what is checked when all have ended."""
     threads = [threading.Thread(target=guarded, args=(watch, loop), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
     begun = time.monotonic()
-    while not set(first) <= set(watch.checked) and not watch.wrong:
+    while not set(steady) <= set(watch.checked) and not watch.wrong:
         if time.monotonic() - begun > BEGINS_WITHIN:
-            watch.fault(f"has begun with {list(watch.checked)} of {first} in {BEGINS_WITHIN:g} s")
+            watch.fault(f"has begun with {list(watch.checked)} of {steady} in {BEGINS_WITHIN:g} s")
         time.sleep(0.01)
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "progress":
-            print(json.dumps(watch.say(False)), flush=True)
+            print(json.dumps(watch.progress(steady)), flush=True)
         elif line.strip() == "stop":
             break
     watch.stopping.set()
@@ -99,7 +101,7 @@ def run(watch, *loops, first, at_end=None):
             watch.fault("never got an answer")
     if at_end and not watch.wrong:
         guarded(watch, at_end)
-    print(json.dumps(watch.say(True)), flush=True)
+    print(json.dumps(watch.report()), flush=True)
 
 
 def guarded(watch, loop):

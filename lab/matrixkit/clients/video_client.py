@@ -70,4 +70,4 @@ def look():
             rest = rest[PACKET:]
 
 
-run(watch, look, first=("packets", "pictures and sounds"))
+run(watch, look, steady=("packets", "pictures and sounds"))

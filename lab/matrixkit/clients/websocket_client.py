@@ -80,4 +80,4 @@ def session():
         ws.send({"n": number})
 
 
-run(watch, *[session] * 4, first=("answers", "pushed messages"))
+run(watch, *[session] * 4, steady=("answers", "pushed messages"))
