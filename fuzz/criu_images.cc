@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "criu/confined_images.h"
 #include "criu/connection_images.h"
+#include "criu/engine_file_images.h"
 #include "criu/image_file.h"
 #include "criu/lazy_images.h"
 #include "criu/memfd_images.h"
@@ -74,6 +75,7 @@ void arrive(const std::string& images, uint8_t how) {
   AnyPages pages;
   (void)check_confined(images, {.pid = (how & 16) == 0, .network = (how & 32) == 0, .ipc = (how & 64) == 0});
   if ((how & 1) != 0) (void)end_connections(images);
+  (void)accept_engine_files(images);
   if ((how & 2) != 0) (void)reserve_shared_pages(images, 1, 3 * kImagePage);
   if ((how & 4) != 0) (void)expect_inherited(images, {1, 2, 3});
   auto plan = prepare_lazy_restore(images, pages, kLimit);

@@ -28,13 +28,17 @@ class PodmanWeb:
         return f"podman:{self.name}"
 
     def create(self, host: Host, options=()) -> None:
-        host.put("/tmp/web_sink.py", (WORKLOADS / "web_sink.py").read_bytes())
         host.run(["podman", "create", "--name", self.name, "--ip", self.address, *options, self.lab.image("web")], timeout=180)
-        host.run(["podman", "cp", "/tmp/web_sink.py", f"{self.name}:{SINK}"], timeout=30)
+        self.put_sink(host)
         host.run(["podman", "start", self.name], timeout=30)
         self.lab.route(self.address, host.name)
         self.lab.host("client").put(ON_CLIENT, (WORKLOADS / "web_client.py").read_bytes())
         self.wait_answer(host)
+
+    def put_sink(self, host: Host) -> None:
+        """Into the container that is there and has not been started yet."""
+        host.put("/tmp/web_sink.py", (WORKLOADS / "web_sink.py").read_bytes())
+        host.run(["podman", "cp", "/tmp/web_sink.py", f"{self.name}:{SINK}"], timeout=30)
 
     def wait_answer(self, host: Host, seconds=15.0) -> None:
         end = time.monotonic() + seconds

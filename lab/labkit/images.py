@@ -7,15 +7,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import config, namespace, recipe
+from . import config, namespace, recipe, workshop
 from .errors import LabError
 from .oci import Layout
 from .run import run
 
 AT_UP = ("redis",)
 TAG = "lab"
-BUILDERS = ("recipe.py", "oci.py")  # a change in these makes new images
+BUILDERS = ("recipe.py", "oci.py", "workshop.py")  # a change in these makes new images
 KEEP_DAYS = 7
+VERSIONS = "transship.lab.packages"  # a label: NAME VERSION, … of what the topmost recipe takes and installs
 
 
 def reference(name: str) -> str:
@@ -23,10 +24,13 @@ def reference(name: str) -> str:
 
 
 def key(name: str) -> str:
-    """Names everything the image depends on: its recipes, our code, the packages of the root."""
+    """Names everything the image depends on: its recipes, our code, the packages of the root. (Of what a recipe installs
+    beyond these it is the version that was there when the image was built.)"""
     state = hashlib.sha256()
-    for below, _ in recipe.chain(name):
+    for below, content in recipe.chain(name):
         state.update(recipe.recipe_file(below).read_bytes())
+        for source in content.get("sources", {}).values():
+            state.update((config.SOURCE / source).read_bytes())
     for builder in BUILDERS:
         state.update(Path(__file__).with_name(builder).read_bytes())
     state.update((config.ROOT / "var/lib/dpkg/status").read_bytes())
@@ -54,12 +58,14 @@ def build(name: str, target: Path) -> None:
         for layer, content in recipe.chain(name):
             for kind, names in accounts.items():
                 names += content.get(kind, [])
-            tree = recipe.Tree(work / layer, below)
-            tree.directory.mkdir()
-            tree.build({**content, **accounts})
+            with workshop.root_with(content.get("install", []), work) as root:
+                tree = recipe.Tree(work / layer, below, root)
+                tree.directory.mkdir()
+                tree.build({**content, **accounts})
+                versions = workshop.versions(root, [*content.get("packages", []), *content.get("install", [])])
             layout.add_layer(tree.directory, f"lab image recipe {layer}")
             below |= tree.paths
-        layout.finish(content.get("config", {}), TAG)
+        layout.finish({**content.get("config", {}), "Labels": {VERSIONS: versions}}, TAG)
         rename(layout.directory, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)

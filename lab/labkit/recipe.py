@@ -1,7 +1,8 @@
 """From a recipe (lab/images/NAME.toml) to a tree of files: packages of the Debian root, and the libraries they need.
 
-A recipe may hold: base (a recipe whose layers go below), packages, paths (single files of the root), users, groups,
-links, directories (path = mode), files (path = text), run (shell commands, $TREE is the layer's tree), config (OCI).
+A recipe may hold: base (a recipe whose layers go below), install (packages that the root lacks: see workshop.py), packages,
+paths (single files of the root), users, groups, links, directories (path = mode), files (path = text), sources (path =
+file of the checkout), run (shell commands, $TREE is the layer's tree, $ROOT the root), config (OCI).
 """
 
 import glob
@@ -15,7 +16,7 @@ from . import config
 from .errors import LabError
 from .run import run
 
-KEYS = {"base", "packages", "paths", "users", "groups", "links", "directories", "files", "run", "config"}
+KEYS = {"base", "install", "packages", "paths", "users", "groups", "links", "directories", "files", "sources", "run", "config"}
 LEFT_OUT = re.compile(r"/usr/share/(doc|man|info|locale|lintian|bug|bash-completion)(/|$)|/(usr/)?lib/systemd/|/etc/init\.d/")
 
 
@@ -46,10 +47,11 @@ def chain(name: str) -> list[tuple[str, dict]]:
 
 
 class Tree:
-    """One layer being put together; `below` are the paths that lower layers have."""
+    """One layer being put together of files of `root`; `below` are the paths that lower layers have."""
 
-    def __init__(self, directory: Path, below: set[str]):
+    def __init__(self, directory: Path, below: set[str], root: Path = config.ROOT):
         self.directory = directory
+        self.root = root
         self.below = below
         self.paths: set[str] = set()
 
@@ -59,7 +61,7 @@ class Tree:
             os.symlink(target, self.inside(link))
             self.paths.add(link)
         for package in recipe.get("packages", []):
-            for path in package_files(package):
+            for path in package_files(self.root, package):
                 self.copy(path)
         for path in recipe.get("paths", []):
             self.copy(path)
@@ -71,10 +73,13 @@ class Tree:
         for path, text in recipe.get("files", {}).items():
             self.make_parent(path)
             self.inside(path).write_text(text)
+        for path, source in recipe.get("sources", {}).items():
+            self.make_parent(path)
+            shutil.copyfile(config.SOURCE / source, self.inside(path))
         for kind in ("passwd", "group"):
             self.add_accounts(kind, recipe.get("users" if kind == "passwd" else "groups", []))
         for command in recipe.get("run", []):
-            run(["/bin/sh", "-ec", command], timeout=300, env={**os.environ, "TREE": str(self.directory)})
+            run(["/bin/sh", "-ec", command], timeout=900, env={**os.environ, "TREE": str(self.directory), "ROOT": str(self.root)})
 
     def inside(self, path: str) -> Path:
         return self.directory / path.lstrip("/")
@@ -84,10 +89,10 @@ class Tree:
 
     def copy(self, path: str) -> None:
         """Copies one file of the root, and, when it is a link, what it leads to. Directories only with their mode."""
-        path = canonical(path)
+        path = canonical(self.root, path)
         if path in self.paths or path in self.below:
             return
-        source = config.ROOT / path.lstrip("/")
+        source = self.root / path.lstrip("/")
         if source.is_symlink():
             self.copy_link(path, source)
         elif source.is_dir():
@@ -113,16 +118,16 @@ class Tree:
         libraries: set[str] = set()
         for path in sorted(self.paths):
             if is_elf(self.inside(path)):
-                libraries |= libraries_of(path)
+                libraries |= libraries_of(self.root, path)
         return libraries
 
     def add_accounts(self, kind: str, names: list[str]) -> None:
         """Adds lines of the root's passwd or group; a layer's file holds those of the layers below as well."""
         if not names:
             return
-        lines = {line.split(":")[0]: line for line in (config.ROOT / "etc" / kind).read_text().splitlines()}
+        lines = {line.split(":")[0]: line for line in (self.root / "etc" / kind).read_text().splitlines()}
         if missing := [n for n in names if n not in lines]:
-            raise LabError(f"{config.ROOT}/etc/{kind} has no {', '.join(missing)}", hint="install the package that adds it")
+            raise LabError(f"{self.root}/etc/{kind} has no {', '.join(missing)}", hint="install the package that adds it")
         self.make_parent(f"/etc/{kind}")
         self.inside(f"/etc/{kind}").write_text("".join(lines[n] + "\n" for n in names))
 
@@ -133,13 +138,13 @@ def give(target: Path, source: Path) -> None:
     target.chmod(status.st_mode & 0o7777)  # chown drops set-user-id bits
 
 
-def canonical(path: str) -> str:
+def canonical(root: Path, path: str) -> str:
     """The path with links in its directories resolved, as seen inside the root."""
     parts, done = [p for p in path.split("/") if p], ""
     hops = 0
     while len(parts) > 1:
         part = parts.pop(0)
-        link = config.ROOT / (done + "/" + part).lstrip("/")
+        link = root / (done + "/" + part).lstrip("/")
         if link.is_symlink() and hops < 40:
             hops += 1
             target = os.path.normpath(os.path.join(done or "/", os.readlink(link)))
@@ -149,10 +154,10 @@ def canonical(path: str) -> str:
     return done + "/" + parts[0] if parts else "/"
 
 
-def package_files(package: str) -> list[str]:
-    found = [p for n in (package, f"{package}:*") for p in glob.glob(f"{config.ROOT}/var/lib/dpkg/info/{n}.list")]
+def package_files(root: Path, package: str) -> list[str]:
+    found = [p for n in (package, f"{package}:*") for p in glob.glob(f"{root}/var/lib/dpkg/info/{n}.list")]
     if not found:
-        raise LabError(f"the package {package} is not installed in {config.ROOT}", hint="add it to the packages of ./dev setup")
+        raise LabError(f"the package {package} is not installed in {root}", hint="add it to the packages of ./dev setup, or to what the recipe installs")
     paths = Path(found[0]).read_text().splitlines()
     return [p for p in paths if p != "/." and not LEFT_OUT.search(p)]
 
@@ -164,15 +169,15 @@ def is_elf(path: Path) -> bool:
         return f.read(4) == b"\x7fELF"
 
 
-def libraries_of(path: str) -> set[str]:
+def libraries_of(root: Path, path: str) -> set[str]:
     """What the dynamic loader would load for a program, and the loader itself."""
-    loaders = sorted(p for n in ("lib64", "lib") for p in glob.glob(f"{config.ROOT}/usr/{n}/ld-linux-*.so.*"))
+    loaders = sorted(p for n in ("lib64", "lib") for p in glob.glob(f"{root}/usr/{n}/ld-linux-*.so.*"))
     if not loaders:
-        raise LabError(f"{config.ROOT} has no dynamic loader in /usr/lib64 or /usr/lib")
-    loader = "/" + os.path.relpath(loaders[0], config.ROOT)
-    done = run(["chroot", config.ROOT, loader, "--list", path], check=False)
+        raise LabError(f"{root} has no dynamic loader in /usr/lib64 or /usr/lib")
+    loader = "/" + os.path.relpath(loaders[0], root)
+    done = run(["chroot", root, loader, "--list", path], check=False)
     if done.returncode != 0:
         return set()  # static
     if "not found" in done.stdout:
-        raise LabError(f"{path} needs a library that {config.ROOT} does not have: {done.stdout.strip()}")
+        raise LabError(f"{path} needs a library that {root} does not have: {done.stdout.strip()}")
     return {loader, *re.findall(r"(/\S+) \(0x", done.stdout)}

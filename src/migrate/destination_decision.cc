@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
+#include "criu/engine_file_images.h"
 #include "migrate/channels.h"
 #include "migrate/convert.h"
 #include "migrate/destination.h"
@@ -54,6 +55,7 @@ Result<> DestinationMove::await_parked(const peer::RestoreRequest& request) {
   // long.
   if (wanted_.new_address || services_.cutover->knows_connections(cutover_)) connections.clear();
   TS_TRY(end_old_connections());
+  TS_TRY(criu::accept_engine_files(directory_ + "/images"));
   connections_installed_ = !connections.empty();
   Result<> installed;
   Thread installing("connections", [&] {

@@ -76,7 +76,7 @@ def test_help_works_for_anyone_anywhere(dev):
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     everything = dev.run("help", before=nobody)
     verbs = re.findall(r"^  (\w+) ", everything.stdout_text, re.MULTILINE)
-    assert verbs == ["setup", "build", "test", "model", "demo", "faults", "bench", "lab", "shell", "fmt", "lint", "asan", "tsan", "fuzz", "clean"]
+    assert verbs == ["setup", "build", "test", "model", "demo", "faults", "matrix", "bench", "lab", "shell", "fmt", "lint", "asan", "tsan", "fuzz", "clean"]
     for verb in verbs:
         process = dev.run(verb, "--help", before=nobody)
         assert process.returncode == 0

@@ -18,7 +18,7 @@ bench_postgres() { bench_in_lab bench/postgres "$@"; }
 bench_network() { bench_in_lab bench/network "$@"; }
 bench_volumes() { bench_in_lab bench/volumes "$@"; }
 
-# PROGRAM ARGUMENT...: a bench that needs the lab, and in it what has been built.
+# PROGRAM ARGUMENT...: a bench, or another program, that needs the lab and in it what has been built.
 bench_in_lab() {
   local bench=$1 argument
   shift

@@ -11,6 +11,7 @@ help_all() {
   model    the model of a move's decision, every state of it
   demo     a Redis in use moves between two lab hosts and back
   faults   moves while daemons die, links break and disks fill up; nothing may get lost
+  matrix   applications as Debian packages them move there and back under load; a table
   bench    moves compared with what other tools do; speed of our own parts
   lab      the lab of hosts in namespaces: up, down, exec, status, shape
   shell    a shell inside the root, or one command
@@ -71,6 +72,14 @@ when is drawn from the seed. After each run exactly one copy runs, every acknowl
 
 A failing run says where its logs are and how to run it again. The last line is one JSON object with the totals. --every-point goes
 through all fault points of docs/failure-model.md instead. ./dev faults -- --help shows all options.
+TEXT
+    matrix) cat <<'TEXT' ;;
+./dev matrix [--app NAME]... [--moves N] [--json FILE] [--docs]
+
+Builds, then moves real applications (databases, servers, streams, sessions, a job that only computes) to and fro between two
+lab hosts, N times there and back (5), while clients of theirs check what they get. Prints a table: verdict, silence that the
+clients saw, bytes, what was checked; --docs writes it into docs/applications.md. Fails when a row fails. Images are made of
+Debian packages when they are needed first. ./dev matrix -- --help shows all options and the applications.
 TEXT
     bench) cat <<'TEXT' ;;
 ./dev bench move [OPTIONS]     builds, then moves a Redis in use with Transship, Podman's archive, runc + rsync and CRIU's

@@ -36,6 +36,7 @@ case $verb in
   fuzz) fuzz_verb "$@" ;;
   demo) demo_verb "$@" ;;
   faults) faults_verb "$@" ;;
+  matrix) bench_in_lab lab/matrix.py "$@" ;;
   bench) bench_verb "$@" ;;
   fmt) fmt_verb "$@" ;;
   lint) lint_verb "$@" ;;
