@@ -306,8 +306,11 @@ def test_volumes_and_missing_runtime_are_reported(podman, image):
     source, destination = podman
     source.host.run(["podman", "run", "-d", "--name", "one", "-v", "vol:/v", "-v", "/srv:/s:ro", "--tmpfs", "/t", image])
     container = source("inspect", "one")
-    found = [r["found"] for r in destination("conflicts", send(destination, container)) if r["check"] == "mounts"]
-    assert found == ["volume vol on /v", "bind /srv on /s"]
+    destination.host.run(["sh", "-c", "podman volume create vol; mkdir -p /srv; echo precious > /srv/theirs"])
+    found = [r["found"] for r in destination("conflicts", send(destination, container)) if r["check"] == "volumes"]
+    assert found == ["this host has a volume vol", "the directory /srv of this host is not empty"]
+    destination.host.run(["sh", "-c", "podman volume rm vol; rm /srv/theirs"])
+    assert [r for r in destination("conflicts", send(destination, container)) if r["check"] == "volumes"] == []
     rows = destination("conflicts", "/tmp/container.json", options=["--runtime", "nosuch"])
     runtime = [r for r in rows if r["check"] == "runtime"]
     assert len(runtime) == 1 and "nosuch" in runtime[0]["found"] and "containers.conf" in runtime[0]["remedy"]

@@ -38,6 +38,6 @@ def test_a_client_that_misses_something_fails_its_row(moving_lab):
 
 
 def test_what_cannot_move_goes_on(moving_lab):
-    row = run.run(moving_lab, APPS["volume"], 1, print)
-    assert judge(row)[0] == CANNOT and "volume" in row.refusal
+    row = run.run(moving_lab, APPS["shared-volume"], 1, print)
+    assert judge(row)[0] == CANNOT and "is used by podman:neighbour as well" in row.refusal
     assert row.checked()["answers"] > 0

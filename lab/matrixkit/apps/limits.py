@@ -1,21 +1,22 @@
 """What is known not to move: it must be refused with its reason, and its clients notice nothing."""
 
 from .databases import MariaDb, Postgres
-from .redis import Redis
+from .redis import RedisVolume
 from .sessions import Go
 
 
-class Volume(Redis):
-    name = "volume"
-    image = "redis"
-    what = "Redis with a volume"
-    limit = "volumes and bind mounts do not move yet"
-    options = ("-v", "volume:/data")
+class SharedVolume(RedisVolume):
+    name = "shared-volume"
+    what = "Redis with a volume that another container uses as well"
+    limit = "the two would write to two copies of it"
+
+    def before_start(self, host):
+        host.run(["podman", "run", "-d", "--name", "neighbour", "-v", f"{self.name}:/data", self.lab.image("redis"), "sleep", "100000"], timeout=60)
 
     def close(self):
-        super().close()
         for host in self.lab.clouds():
-            host.run(["podman", "volume", "rm", "-f", "volume"], check=False, timeout=60)
+            host.run(["podman", "rm", "-f", "-t", "0", "-i", "neighbour"], check=False, timeout=60)
+        super().close()
 
 
 class Multipath(Go):

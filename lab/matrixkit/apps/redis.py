@@ -44,3 +44,20 @@ class Untouched:
 
     def close(self):
         pass
+
+
+class RedisVolume(Redis):
+    name = "redis-volume"
+    image = "redis"
+    what = "Redis that writes each command to a file in a volume before it answers"
+    command = ("redis-server", "--save", "", "--protected-mode", "no", "--enable-debug-command", "yes", "--bind", "0.0.0.0", "--appendonly", "yes",
+               "--appendfsync", "always")
+
+    @property
+    def options(self):
+        return ("-v", f"{self.name}:/data")
+
+    def close(self):
+        super().close()
+        for host in self.lab.clouds():
+            host.run(["podman", "volume", "rm", "-f", self.name], check=False, timeout=60)
