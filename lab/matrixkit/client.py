@@ -19,7 +19,7 @@ ON_HOST = "/usr/lib/transship-lab/matrix"
 class Client:
     """One program of clients/, between "ready" and its report."""
 
-    def __init__(self, host: Host, program: str, *words, helpers=(), patience=120.0):
+    def __init__(self, host: Host, program: str, *words, helpers=(), patience=180.0):
         for name in ("steady.py", *helpers, program):
             host.put(f"{ON_HOST}/{name}", (PROGRAMS / name).read_bytes())
         self.name, self.patience = program.removesuffix(".py"), patience

@@ -23,12 +23,13 @@ def write(page: Path, rows: list[Row], moves: int) -> None:
 def for_docs(rows: list[Row], moves: int) -> str:
     lines = [f"`./dev matrix --moves {moves}`: {2 * moves} moves each, under load. Silence is the longest that any client of the",
              "application saw, frozen the time that it stood still, both as median / longest of its moves.", "",
-             "| application | verdict | moves | silence, ms | frozen, ms | MiB sent, median | its clients have checked | packages |",
+             "| application | verdict | moves | silence, ms | frozen, ms | MiB sent, median | its clients check (and have found right) | packages |",
              "|---|---|---|---|---|---|---|---|"]
     for row in rows:
         name, verdict, *rest = table.cells(row)
         checked = ", ".join(f"{times:,} {what}" for what, times in row.checked().items())
-        lines.append("| " + " | ".join([f"`{name}`: {row.what}", verdict, *rest, checked or "-", row.versions.replace("|", "/")]) + " |")
+        checked = f"{row.checks} ({checked or 'nothing'})"
+        lines.append("| " + " | ".join([f"`{name}`: {row.what}", verdict, *rest, checked, row.versions.replace("|", "/")]) + " |")
     lines += [""]
     for row in rows:
         verdict, why = judge(row)

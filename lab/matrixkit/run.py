@@ -22,7 +22,7 @@ LONG_GAP = 3000        # ms
 def run(lab: Lab, kind: type[App], moves: int, say=lambda text: None) -> Row:
     """`moves` there and back. Whatever fails is in the row; only an interruption gets out."""
     app = kind(lab)
-    row = Row(app.name, app.what, app.promises, 2 * moves, app.limit, app.needs)
+    row = Row(app.name, app.what, app.promises, 2 * moves, app.checks, app.limit, app.needs)
     hosts = [lab.host("aws"), lab.host("azure")]
     with told(row):
         before = {h.name: leftovers.collect(h) for h in hosts}
@@ -112,7 +112,8 @@ def wait_all_go_on(app: App, row: Row) -> bool:
             if now.wrong:
                 return False  # the report says what
             if time.monotonic() > end:
-                row.trouble.append(f"{client.name} has got nothing in {GOES_ON_WITHIN:g} s after move {len(row.moves)}: {', '.join(waits_for)}")
+                row.trouble.append(f"{client.name} has got nothing in {GOES_ON_WITHIN:g} s after move {len(row.moves)}: "
+                                   + ", ".join(waits_for))
                 return False
             time.sleep(0.05)
     return True

@@ -27,8 +27,9 @@ def as_json(rows: list[Row]) -> str:
     found = []
     for row in rows:
         verdict, why = judge(row)
-        found.append({"app": row.app, "what": row.what, "verdict": verdict, "why": why, "refusal": row.refusal, "again": row.again, "needs": row.needs,
-                      "packages": row.versions, **figures(row), "moves_wanted": row.wanted, "checked": row.checked(),
+        found.append({"app": row.app, "what": row.what, "verdict": verdict, "why": why,
+                      "refusal": row.refusal, "again": row.again, "needs": row.needs,
+                      "packages": row.versions, "checks": row.checks, **figures(row), "moves_wanted": row.wanted, "checked": row.checked(),
                       "each_move": [asdict(m) for m in row.moves]})
     return json.dumps({"rows": found}, indent=1) + "\n"
 

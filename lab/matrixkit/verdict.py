@@ -50,6 +50,7 @@ class Row:
     what: str
     promises: tuple[str, ...]  # what must have been checked
     wanted: int                # moves
+    checks: str = ""           # what its clients check, for people
     limit: str = ""            # why it is known not to move
     needs: str = ""            # what a user has to set so that it can
     versions: str = ""

@@ -15,7 +15,7 @@ from matrixkit.verdict import CANNOT, FAIL, PASS, Move, Report, Row, judge  # no
 def row(**changes) -> Row:
     """One that passes, but for the changes."""
     there, back = (Move(a, b, 1000.0, 100.0, 1 << 20, s) for a, b, s in (("aws", "azure", 120.0), ("azure", "aws", 160.0)))
-    whole = {"app": "x", "what": "an x", "promises": ("answers", "sums"), "wanted": 2, "moves": [there, back],
+    whole = {"app": "x", "what": "an x", "promises": ("answers", "sums"), "wanted": 2, "checks": "sums and more", "moves": [there, back],
              "reports": [Report("one", {"answers": 10}), Report("two", {"answers": 5, "sums": 1})]}
     return Row(**{**whole, **changes})
 
@@ -68,7 +68,7 @@ def test_the_table_goes_between_its_marks_and_again(tmp_path):
         docs.write(page, [row(needs="`a = b`"), row(app="y", needs="`c`", trouble=["it is `gone`"])], 1)
         text = page.read_text()
         assert text.startswith(f"before\n{docs.BEGIN}\n") and text.endswith(f"{docs.END}\nafter\n") and "old" not in text
-        assert text.count("`x`: an x | pass | 2 | 140 / 160 | 100 / 100 | 1.0 | 15 answers, 1 sums") == 1
+        assert text.count("`x`: an x | pass | 2 | 140 / 160 | 100 / 100 | 1.0 | sums and more (15 answers, 1 sums)") == 1
         assert "`y` fails: it is 'gone'" in text and "`x` is set for it: `a = b`" in text and "`c`" not in text
     page.write_text("no place for it\n")
     with pytest.raises(LabError):

@@ -16,7 +16,8 @@ class Connection:
         self.socket = connect(address, port)
         self.reader = self.socket.makefile("rb")
         self.packet()  # the greeting
-        self.send(struct.pack("<IIB23x", CAPABILITIES, 1 << 24, 45) + user.encode() + b"\0\0" + database.encode() + b"\0mysql_native_password\0", 1)
+        self.send(struct.pack("<IIB23x", CAPABILITIES, 1 << 24, 45) + user.encode() + b"\0\0" + database.encode()
+                  + b"\0mysql_native_password\0", 1)
         first = self.packet()
         if first[:1] == b"\xfe":  # another way to log in: no password there either
             self.send(b"", self.number + 1)

@@ -79,7 +79,8 @@ def read_line(reader):
 
 def run(watch, *loops, steady, at_end=None):
     """Each of `loops` in a thread of its own: called with nothing, begins, and goes on until watch.stopping. "ready" is said when
-    all of `steady` have been right once, or something is wrong; they are what has to go on after each move. `at_end`: what is checked when all have ended."""
+    all of `steady` have been right once, or something is wrong; they are what has to go on after each move. `at_end`: what is
+    checked when all have ended."""
     threads = [threading.Thread(target=guarded, args=(watch, loop), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
