@@ -85,6 +85,12 @@ Result<Container> read_container(const std::string& path) {
   for (const auto& a : j["addresses"])
     c.addresses.push_back({text_at(a, {"network"}), text_at(a, {"ip"}), static_cast<unsigned>(int_at(a, {"prefix"})),
                            text_at(a, {"mac"}), text_at(a, {"interface"}), text_at(a, {"gateway"})});
+  for (const auto& m : j["mounts"])
+    c.mounts.push_back({.type = text_at(m, {"type"}),
+                        .source = text_at(m, {"source"}),
+                        .destination = text_at(m, {"destination"}),
+                        .volume = text_at(m, {"volume"}),
+                        .writable = bool_at(m, {"writable"})});
   for (const auto& p : j["host_ports"])
     c.host_ports.push_back({text_at(p, {"host_ip"}), static_cast<uint16_t>(int_at(p, {"host_port"})),
                             static_cast<uint16_t>(int_at(p, {"container_port"})), text_at(p, {"protocol"})});
