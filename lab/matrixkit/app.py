@@ -63,6 +63,11 @@ class App:
         out = host.run(["podman", "ps", "--filter", f"name=^{self.name}$", "--format", "{{.State}}"]).stdout.split()
         return sum(state == "running" for state in out)
 
+    def keys(self, hosts: list[Host]) -> list[str]:
+        """Beginnings of its ids, as the daemon calls what belongs to it."""
+        argv = ["podman", "ps", "-a", "-q", "--filter", f"name=^{self.name}$"]
+        return [key for host in hosts for key in host.run(argv, check=False).stdout.split()]
+
     def said(self, host: Host) -> str:
         done = host.run(["podman", "logs", "--tail", "30", self.name], check=False)
         return (done.stdout + done.stderr)[-2000:]

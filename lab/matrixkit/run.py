@@ -33,9 +33,15 @@ def run(lab: Lab, kind: type[App], moves: int, say=lambda text: None) -> Row:
                 app.start_load(hosts[0])
                 move_all(app, row, hosts, say)
         finally:
-            app.close()
+            try:
+                # With a hook, one that has moved and is removed by its engine leaves the table of its connections to the daemon's next
+                # clean-up.
+                allowed = [f"firewall: table inet transship_{key}" for key in app.keys(hosts)]
+            finally:
+                app.close()
         for host in hosts:
-            row.trouble += [f"left behind: {line}" for line in leftovers.left_behind(host, before[host.name], patience=CLEAN_WITHIN)]
+            left = leftovers.left_behind(host, before[host.name], allowed, CLEAN_WITHIN)
+            row.trouble += [f"left behind: {line}" for line in left]
     return row
 
 
