@@ -1,6 +1,8 @@
 #include "migrate/volume_copies.h"
 
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -58,6 +60,13 @@ std::string named(const VolumeCopy& copy) {
   return copy.volume.empty() ? fmt::format("the directory {}", copy.path) : fmt::format("the volume {}", copy.volume);
 }
 
+// Where what is written through a mapping shows in a file's times. Not in memory: its pages are never clean, so that the
+// kernel is not told of a write.
+bool times_tell(const std::string& path) {
+  struct statfs fs = {};
+  return ::statfs(path.c_str(), &fs) == 0 && fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC;
+}
+
 std::unexpected<Error> unreadable(const std::string& path, const std::string& why) {
   return fail(Errc::kCorrupt, "what the store has of the volume copy {}: {}", path, why);
 }
@@ -101,7 +110,7 @@ std::string VolumeCopies::tree_path(const VolumeCopy& copy) const {
 // The tree first: a copy of which it is not known what it looked like is worth less than none.
 Result<> VolumeCopies::keep(const VolumeCopy& copy, const storage::Scan* tree) {
   TS_TRY_ASSIGN(auto before, at(copy.path));
-  if (tree != nullptr) {
+  if (tree != nullptr && times_tell(copy.path)) {
     TS_TRY(sys::make_dirs(directory_));
     TS_TRY_CTX(sys::write_file_atomic(tree_path(copy), storage::serialize(*tree)), "keep what a volume looks like");
   }

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 class VolumeCopiesTest : public testing::Test {
  protected:
   void SetUp() override {
-    top_ = testing::TempDir() + "/copies-" + random_hex(6);
+    top_ = fs::current_path().string() + "/copies-" + random_hex(6);
     volume_ = top_ + "/volume";
     fs::create_directories(volume_);
     put("a");
@@ -120,6 +120,17 @@ TEST_F(VolumeCopiesTest, WhatIsNotKnownIsNot) {
   EXPECT_THAT(row, testing::HasSubstr("may have been changed here"));
   ASSERT_TRUE(copies_->keep(copy(CopyStanding::kInUse), nullptr));
   EXPECT_EQ(found(wanted("m1")).first, engine::CopyHere::kNone) << "then the engine has it, and says so";
+}
+
+// Writes through mappings need not show in their times.
+TEST_F(VolumeCopiesTest, OfWhatIsInMemoryNothingIsTold) {
+  auto seen = look();
+  auto memory = copy(CopyStanding::kLeft);
+  memory.path = "/dev/shm/copies-" + random_hex(6);
+  if (!fs::create_directory(memory.path)) GTEST_SKIP() << "there is no /dev/shm";
+  ASSERT_TRUE(copies_->keep(memory, &seen));
+  fs::remove(memory.path);
+  EXPECT_EQ(copies_->tree(memory).error().code(), Errc::kNotFound);
 }
 
 TEST_F(VolumeCopiesTest, ARestIsReplacedUnlessItWasChanged) {
