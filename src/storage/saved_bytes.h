@@ -39,7 +39,7 @@ class RecordReader {
   bool number(T& out) {
     std::string_view raw;
     if (!bytes(sizeof out, raw)) return false;
-    std::memcpy(&out, raw.data(), sizeof out);
+    std::memcpy(&out, raw.data(), raw.size());
     return true;
   }
 

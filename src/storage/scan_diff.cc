@@ -17,7 +17,7 @@ class Differ {
 
   void run() {
     out_.send[0] = differs(was_.nodes()[0], is_.nodes()[0]);
-    pairs_.push_back({0, 0});
+    pairs_.emplace_back(0U, 0U);
     while (!pairs_.empty()) {
       auto [old_dir, new_dir] = pairs_.back();
       pairs_.pop_back();
@@ -44,7 +44,7 @@ class Differ {
     const Node& is = is_.nodes()[n];
     if (S_ISDIR(is.mode) && !S_ISDIR(was.mode)) return add_tree(n);
     out_.send[n] = differs(was, is);
-    if (S_ISDIR(is.mode)) pairs_.push_back({o, n});
+    if (S_ISDIR(is.mode)) pairs_.emplace_back(o, n);
   }
 
   bool differs(const Node& was, const Node& is) const {
