@@ -26,6 +26,7 @@ bool same_file(const struct stat& a, const struct stat& b) {
 Result<std::string> read_link(int dir_fd, const std::string& name, int64_t size_hint) {
   std::string target(static_cast<size_t>(std::max<int64_t>(size_hint, 0)) + 4096, '\0');
   ssize_t n = ::readlinkat(dir_fd, name.c_str(), target.data(), target.size());
+  if (n < 0 && errno == EINVAL) return fail_errno(ENOENT, "{} is no symbolic link any more", printable(name));
   if (n < 0) return fail_errno(errno, "read symbolic link {}", printable(name));
   target.resize(static_cast<size_t>(n));
   return target;

@@ -291,10 +291,10 @@ TEST(TreeDelta, SourceFollowsNoLinkThatReplacesADirectory) {
       (void)::rename((from / "kept").c_str(), (from / "d").c_str());
     }
   });
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 100 && !::testing::Test::HasFailure(); ++i) {
     TempDir copy;
     auto r = move_round(from, copy, nullptr);
-    ASSERT_TRUE(r) << r.error().message();
+    EXPECT_TRUE(r) << r.error().message();  // not ASSERT: somebody has to end the swapper
     bool link = fs::is_symlink(fs::symlink_status(copy / "d"));  // copied as what it is: fine
     EXPECT_TRUE(link || read_text(copy / "d/shadow") != "secret");
   }
