@@ -60,8 +60,8 @@ std::string named(const VolumeCopy& copy) {
   return copy.volume.empty() ? fmt::format("the directory {}", copy.path) : fmt::format("the volume {}", copy.volume);
 }
 
-// Where what is written through a mapping shows in a file's times. Not in memory: its pages are never clean, so that the
-// kernel is not told of a write.
+// Where what is written through a mapping shows in a file's times. Not in memory: its pages are never clean, so that
+// the kernel is not told of a write.
 bool times_tell(const std::string& path) {
   struct statfs fs = {};
   return ::statfs(path.c_str(), &fs) == 0 && fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC;

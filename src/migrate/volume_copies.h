@@ -48,8 +48,8 @@ class VolumeCopies {
   // `directory`: of the trees; made when it is needed, 0700.
   VolumeCopies(state::Store& store, std::string directory) : store_(store), directory_(std::move(directory)) {}
 
-  // In place of what was known of that path; on disk when it returns. Without a tree it cannot be told what changes; of a
-  // file system in memory none is kept.
+  // In place of what was known of that path; on disk when it returns. Without a tree it cannot be told what changes; of
+  // a file system in memory none is kept.
   Result<> keep(const VolumeCopy& copy, const storage::Scan* tree);
   Result<> forget(const std::string& path);  // unknown is fine
   // By path. Those that can't be read are left out, and logged.

@@ -294,7 +294,7 @@ TEST(TreeDelta, SourceFollowsNoLinkThatReplacesADirectory) {
   for (int i = 0; i < 100 && !::testing::Test::HasFailure(); ++i) {
     TempDir copy;
     auto r = move_round(from, copy, nullptr);
-    EXPECT_TRUE(r) << r.error().message();  // not ASSERT: somebody has to end the swapper
+    EXPECT_TRUE(r) << r.error().message();                       // not ASSERT: somebody has to end the swapper
     bool link = fs::is_symlink(fs::symlink_status(copy / "d"));  // copied as what it is: fine
     EXPECT_TRUE(link || read_text(copy / "d/shadow") != "secret");
   }
