@@ -111,7 +111,7 @@ MORE = {
     "mount by a way round": ({"mounts": [HOST | {"source": "/srv/../etc"}]}, "not a plain absolute path"),
     "shared mount": ({"mounts": [HOST | {"options": ["rshared"]}]}, "rshared"),
     "overlay volume": ({"overlay_volumes": [{"source": "/etc", "destination": "/h"}]}, "overlay volumes"),
-    "volume": ({"volumes": [{"Name": "others", "Dest": "/h"}]}, "allow.volumes"),
+    "volume": ({"volumes": [{"Name": "others", "Dest": "/h"}]}, "of which it did not speak before"),
     "secret": ({"secrets": [{"Source": "password", "Target": "password"}]}, "allow.secrets"),
     "host network": ({"netns": {"nsmode": "host"}}, "allow.host_namespaces"),
     "host pid": ({"pidns": {"nsmode": "host"}}, "allow.host_namespaces"),
