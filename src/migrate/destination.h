@@ -198,22 +198,22 @@ class DestinationMove {
   mutable Mutex mu_;
   State state_ GUARDED_BY(mu_) = State::kReserved;
   int64_t state_since_ms_ GUARDED_BY(mu_) = 0;
-  bool post_copy_ GUARDED_BY(mu_) = false;
   LastWord last_word_ GUARDED_BY(mu_);  // of the source, since it parked
   std::string cgroup_ GUARDED_BY(mu_);  // of the parked container
   std::map<std::string, Image> images_ GUARDED_BY(mu_);
   std::map<std::string, Image> layers_ GUARDED_BY(mu_);
+  bool post_copy_ GUARDED_BY(mu_) = false;
   bool images_closed_ GUARDED_BY(mu_) = false;   // CRIU is about to read them
   unsigned writing_ GUARDED_BY(mu_) = 0;         // lanes that write an image or a layer at the moment
   CondVar written_;                              // one of them is through
   uint64_t rootfs_written_ GUARDED_BY(mu_) = 0;  // by all rounds that were applied
   bool finished_ GUARDED_BY(mu_) = false;
   bool undone_ GUARDED_BY(mu_) = false;
+  bool discard_again_ GUARDED_BY(mu_) = false;
   // Whichever is first rules the other out.
   bool committed_ GUARDED_BY(mu_) = false;
   bool withdrawn_ GUARDED_BY(mu_) = false;
   std::string lost_ GUARDED_BY(mu_);  // why it cannot run here, nor anywhere once it is committed
-  bool discard_again_ GUARDED_BY(mu_) = false;
   Clock::time_point discard_tried_ GUARDED_BY(mu_);
 
   uint64_t chunks_ GUARDED_BY(mu_) = 0;                     // consumed, of all lanes
@@ -227,8 +227,8 @@ class DestinationMove {
   std::unique_ptr<ArrivingMemory>
       memory_;            // set before the session hears of this move; null: memory comes in CRIU's images
   bool staging_ = false;  // the engine may have been told to create it
-  std::optional<engine::Staged> staged_;
   bool restore_tried_ = false;
+  std::optional<engine::Staged> staged_;
   std::string bundle_;  // what the engine gave its runtime; set when that is at the gate
   std::optional<gate::Gate> gate_;
   std::optional<gate::Parked> parked_container_;
@@ -242,12 +242,12 @@ class DestinationMove {
   std::unique_ptr<DecisionRegister> decisions_;  // from the reservation on
   Deadline log_register_ = Deadline::in(milliseconds(0));
   Thread watch_thread_;  // parked, with an arbiter: reads the register
-  bool connections_installed_ = false;
   peer::Parked parked_;
   network::CutoverFacts cutover_;
   std::vector<peer::ExposedPort> exposed_;      // with a new address: ports of nodes that are to lead here
   std::vector<engine::Address> new_addresses_;  // likewise: what the engine has given it; by arrival_thread_
   bool arrival_prepared_ = false;               // or begun
+  bool connections_installed_ = false;
   Thread arrival_thread_;                       // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
