@@ -76,15 +76,14 @@ def restart_daemon(host):
 
 
 def test_what_cannot_move_is_refused_by_the_plan(slow_lab):
-    s = Scene(slow_lab, mib=1, options=["--volume", "precious:/precious"])
+    s = Scene(slow_lab, mib=1, options=["--volume", "/etc/hostname:/precious"])
     try:
         outcome = move(s.home, "redis", "azure")
-        check_error(outcome, REFUSED, "volume")
+        check_error(outcome, REFUSED, "bind /etc/hostname on /precious")
         s.home.run(["transship", "plan", "redis", "--to", "azure"], check=False)
         s.check_runs_on("aws")
     finally:
         s.close()
-        s.home.run(["podman", "volume", "rm", "-f", "precious"], check=False)
 
 
 def test_no_room_on_the_destination(small):
