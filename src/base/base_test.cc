@@ -7,6 +7,7 @@
 
 #include "base/cancel.h"
 #include "base/fd.h"
+#include "base/json_number.h"
 #include "base/log_format.h"
 #include "base/result.h"
 #include "base/text.h"
@@ -97,6 +98,16 @@ TEST(Text, PlainNamesAreSafeInPaths) {
 TEST(Text, ParseRefusesTrailingText) {
   EXPECT_EQ(*parse_u64("42", "n"), 42U);
   for (const char* bad : {"", "4x", "-1", "99999999999999999999999"}) EXPECT_FALSE(parse_u64(bad, "n")) << bad;
+}
+
+TEST(JsonNumber, OnlyWholeNumbersThatFit) {
+  using nlohmann::json;
+  EXPECT_EQ(whole<uint16_t>(json(65535)), 65535);
+  EXPECT_EQ(whole<int64_t>(json(-1)), -1);
+  EXPECT_EQ(whole_or<int64_t>(json{{"a", 7}}, "a", 1), 7);
+  EXPECT_EQ(whole_or<int64_t>(json{{"a", 7}}, "b", 1), 1);
+  for (const auto& wrong : {json(65536), json(-1), json(1.5), json(1e300), json("1"), json(), json(true)})
+    EXPECT_THROW((void)whole<uint16_t>(wrong), json::exception) << wrong.dump();
 }
 
 }  // namespace

@@ -248,7 +248,7 @@ class DestinationMove {
   std::vector<engine::Address> new_addresses_;  // likewise: what the engine has given it; by arrival_thread_
   bool arrival_prepared_ = false;               // or begun
   bool connections_installed_ = false;
-  Thread arrival_thread_;                       // joined before the restore, and before the undoing
+  Thread arrival_thread_;  // joined before the restore, and before the undoing
   Result<> arrival_outcome_;
   std::string cutover_error_;
   // Last: their threads end before the rest goes.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/json_number.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -31,18 +32,18 @@ Result<Exposure> exposure_of(const json& j) {
   e.entry = j.at("entry").get<std::string>();
   e.home = j.at("home").get<std::string>();
   e.protocol = j.at("protocol").get<std::string>();
-  e.port = j.at("port").get<uint16_t>();
+  e.port = whole<uint16_t>(j.at("port"));
   e.name = j.at("name").get<std::string>();
   e.engine = j.at("engine").get<std::string>();
-  e.container_port = j.at("container_port").get<uint16_t>();
+  e.container_port = whole<uint16_t>(j.at("container_port"));
   e.entry_knows = j.at("entry_knows").get<bool>();
   e.ending = j.at("ending").get<bool>();
   e.next = j.value("next", "");
   e.given = j.value("given", false);
   // Not in what an earlier version has written.
   e.health = j.value("health", "");
-  e.inner_port = j.value("inner_port", uint16_t{0});
-  e.ending_ms = j.value("ending_ms", int64_t{0});
+  e.inner_port = whole_or<uint16_t>(j, "inner_port", 0);
+  e.ending_ms = whole_or<int64_t>(j, "ending_ms", 0);
   for (const auto& text : j.at("addresses")) {
     TS_TRY_ASSIGN(auto a, parse_exposed_address(text.get<std::string>()));
     e.addresses.push_back(a);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/json_number.h"
 #include "base/log.h"
 
 namespace transship::migrate {
@@ -24,8 +25,8 @@ json to_json(const network::PublishedPort& p) {
 Result<network::PublishedPort> port_of(const json& j) {
   network::PublishedPort p;
   p.protocol = j.at("protocol").get<std::string>();
-  p.host_port = j.at("host_port").get<uint16_t>();
-  p.container_port = j.at("container_port").get<uint16_t>();
+  p.host_port = whole<uint16_t>(j.at("host_port"));
+  p.container_port = whole<uint16_t>(j.at("container_port"));
   if (auto text = j.at("host_address").get<std::string>(); !text.empty()) {
     TS_TRY_ASSIGN(p.host_address, IpAddress::parse(text));
   }

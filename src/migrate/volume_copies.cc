@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/json_number.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -46,7 +47,7 @@ Result<VolumeCopy> copy_of(const json& j) {
   c.volume = j.at("volume").get<std::string>();
   c.container = j.at("container").get<std::string>();
   c.peer = j.at("peer").get<std::string>();
-  c.since_ms = j.at("since_ms").get<int64_t>();
+  c.since_ms = whole<int64_t>(j.at("since_ms"));
   return c;
 }
 

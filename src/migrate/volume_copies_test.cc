@@ -87,6 +87,13 @@ TEST_F(VolumeCopiesTest, WhatTheStoreHasMayBeBroken) {
                     R"({"id":"../../etc","generation":"m","standing":"left","engine":"","volume":"",)"
                     R"("container":"","peer":"","since_ms":1})"})
     EXPECT_EQ(parse_copy("/v", text).error().code(), Errc::kCorrupt) << text;
+  auto text = to_text(copy(CopyStanding::kLeft));
+  ASSERT_TRUE(parse_copy("/v", text));
+  for (auto number : {"1e300", "1.5", "18446744073709551615", "\"17\""}) {
+    auto changed = text;
+    changed.replace(text.find(":17") + 1, 2, number);
+    EXPECT_EQ(parse_copy("/v", changed).error().code(), Errc::kCorrupt) << changed;
+  }
   ASSERT_TRUE(store_->put_copy({"/broken", "{}"}));
   EXPECT_TRUE(copies_->all()->empty());
 }

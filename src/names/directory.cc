@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/json_number.h"
 #include "base/text.h"
 
 namespace transship::names {
@@ -47,7 +48,7 @@ Result<NamedContainer> container_of(const json& j) {
   c.name = j.at("name").get<std::string>();
   c.home = j.at("home").get<std::string>();
   c.home_id = j.at("home_id").get<std::string>();
-  c.since_ms = j.at("since_ms").get<int64_t>();
+  c.since_ms = whole<int64_t>(j.at("since_ms"));
   c.leaving = j.value("leaving", false);
   c.before_home = j.value("before_home", "");
   c.before_id = j.value("before_id", "");
@@ -250,7 +251,7 @@ Result<> Directory::load_json(const std::string& text, int64_t now_ms) {
       node.heard_ms = now_ms;
       for (const auto& j : list) {
         TS_TRY_ASSIGN(auto c, container_of(j));
-        node.holders.push_back({std::move(c), j.at("first_seen_ms").get<int64_t>()});
+        node.holders.push_back({std::move(c), whole<int64_t>(j.at("first_seen_ms"))});
       }
     }
   } catch (const json::exception& e) {
