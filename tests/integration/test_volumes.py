@@ -185,7 +185,10 @@ def test_what_was_there_before_is_not_overwritten(volume_scene):
     outcome = move(s.home, "keeper", "azure")
     assert outcome.code != DONE
     text = json.dumps(outcome.lines)
-    assert "this host has a volume data" in text and f"{BIND} of this host is not empty" in text
+    # A directory that was made anew may have got the inode of one that an earlier test has moved: then it is said as that.
+    changed = "was changed here since it moved"
+    assert "this host has a volume data" in text or f"the volume data {changed}" in text
+    assert f"{BIND} of this host is not empty" in text or f"the directory {BIND} {changed}" in text
     assert azure.run(["cat", f"{BIND}/theirs"]).stdout == "precious\n"
     s.wait_answer(s.home)
 
