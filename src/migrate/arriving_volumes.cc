@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "base/log.h"
 #include "base/text.h"
 #include "base/wall_clock.h"
@@ -24,14 +22,6 @@ constexpr size_t kMostHashBytes = 256U << 20;
 
 Result<> sync_disk_of(int fd, const std::string& path) {
   if (::syncfs(fd) != 0) return fail_errno(errno, "write {} to its disk", path);
-  return {};
-}
-
-Result<> empty_directory(const std::string& path) {
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error))
-    TS_TRY(sys::remove_tree(it->path()));
-  if (error) return fail_errno(error.value(), "empty {}", path);
   return {};
 }
 
@@ -91,7 +81,7 @@ Result<> ArrivingVolumes::take_over(Volume& v) {
   TS_TRY(copies_.keep(filling, nullptr));
   if (v.mount.copy_here == engine::CopyHere::kSame) return {};
   v.touched = true;
-  return empty_directory(v.path);
+  return sys::empty_directory(v.path);
 }
 
 void ArrivingVolumes::describe(peer::Prepared& prepared) const {

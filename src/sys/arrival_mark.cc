@@ -84,9 +84,7 @@ Result<> remove_marked_dirs(const std::string& path, const std::string& move_id)
   auto found = marked(path, move_id);
   if (found.path.empty()) return {};
   if (!found.was_there) return remove_tree(found.path);
-  std::error_code error;
-  for (fs::directory_iterator it(found.path, error), end; !error && it != end; it.increment(error))
-    TS_TRY(remove_tree(it->path()));
+  TS_TRY(empty_directory(found.path));
   unmark_dirs(path, move_id);
   return {};
 }

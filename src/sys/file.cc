@@ -73,6 +73,14 @@ Result<> remove_tree(const std::string& path) {
   return {};
 }
 
+Result<> empty_directory(const std::string& path) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error))
+    TS_TRY(remove_tree(it->path()));
+  if (error) return fail_errno(error.value(), "empty {}", path);
+  return {};
+}
+
 Result<Space> space_of(const std::string& path) {
   struct statvfs s{};
   if (::statvfs(path.c_str(), &s) != 0) return fail_errno(errno, "free space of {}", path);

@@ -21,6 +21,8 @@ Result<> write_control(const std::string& path, std::string_view content);
 Result<> make_dirs(const std::string& path, mode_t mode = 0700);
 // Not following symbolic links, not leaving the file system it starts on. Absent is fine.
 Result<> remove_tree(const std::string& path);
+// What is in it, in the same way.
+Result<> empty_directory(const std::string& path);
 
 struct Space {
   uint64_t total_bytes = 0;
